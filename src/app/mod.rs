@@ -1,0 +1,343 @@
+//! Boot and shutdown: opens the place, builds the services in their order, opens the doors; closes them in reverse.
+//!
+//! Imports everything. Nobody but the commands and the tests imports it.
+
+pub mod control;
+pub mod place;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use crate::config::{Config, Paywall, TlsVersion};
+use crate::crypto::SealingKey;
+use crate::crypto::keyring::KeyRing;
+use crate::domains::devices::Devices;
+use crate::domains::iam::{self, FirstSecrets, Iam};
+use crate::domains::killswitch::{CloseReason, KillSwitch};
+use crate::domains::signals::{self, Signals, engine};
+use crate::domains::tenants::Tenants;
+use crate::domains::{Services, audit};
+use crate::gate::{Gate, GateSettings, routes};
+use crate::kernel::ids::TenantId;
+use crate::kernel::{Clock, Error, Random, Result, limits};
+use crate::net::http::{Deadlines, Drain, Settings};
+use crate::net::limits::Connections;
+use crate::net::{Service, http, tls};
+use crate::observe::Metrics;
+use crate::store::{Options, Store, WriterParts};
+use place::Place;
+
+/// Where the doors are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// HTTPS and WebSocket.
+    pub http: SocketAddr,
+    /// Metrics and internal endpoints.
+    pub internal: SocketAddr,
+}
+
+/// Time and chance, from outside.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub random: Random,
+}
+
+impl Environment {
+    /// The machine's own.
+    pub const fn system() -> Self {
+        Self { clock: Clock::System, random: Random::System }
+    }
+}
+
+/// A running appliance.
+pub struct App {
+    /// The façades.
+    pub services: Arc<Services>,
+    /// Where the doors are.
+    pub addresses: Addresses,
+    gate: Arc<Gate>,
+    store: Store,
+    public: Drain,
+    internal: Drain,
+    failed: Arc<Notify>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    control: Option<control::Listener>,
+}
+
+/// What an empty place became.
+pub struct Opened {
+    /// The data file, its writer not started yet.
+    pub store: Store,
+    /// The key that seals its secrets.
+    pub sealing: SealingKey,
+    /// What is to be shown once; `None` when the place was set up before.
+    pub first: Option<FirstSecrets>,
+}
+
+fn options(config: &Config) -> Options {
+    Options {
+        cache_bytes: config.store.cache_bytes,
+        two_phase_commit: config.store.two_phase_commit,
+        quick_repair: config.store.quick_repair,
+    }
+}
+
+/// Opens the data file. An empty place is set up first, where `set_up` allows it.
+pub fn open(config: &Config, env: &Environment, set_up: bool) -> Result<Opened> {
+    let place = Place::of(config);
+    if set_up {
+        place.make_folders()?;
+    }
+    let store = Store::open(&place.data, options(config), set_up).map_err(Error::internal)?;
+    if Tenants::first(&store.read()?)?.is_some() {
+        let sealing = place.sealing_key().map_err(Error::internal)?.ok_or_else(|| {
+            Error::Internal(format!(
+                "the key that seals the secrets of {} is missing: put sealing.key back into {}, or set BLOCKREMOTE_SEALING_KEY",
+                place.data.display(),
+                place.certs.display()
+            ))
+        })?;
+        return Ok(Opened { store, sealing, first: None });
+    }
+    if !set_up {
+        return Err(Error::Internal(format!("{} is not set up yet", place.data.display())));
+    }
+    let sealing = place.sealing_key_or_new(&env.random)?;
+    place.server_files(config, &env.clock, &env.random)?;
+    // A writer of its own, because the real one needs the services, which need the keys that this makes.
+    store.start(WriterParts::plain(env.clock.clone()))?;
+    let again = place.sealing_key_or_new(&env.random)?;
+    let first = iam::set_up(&store, again, &env.clock, &env.random)?;
+    store.stop();
+    drop(store);
+    let store = Store::open(&place.data, options(config), false).map_err(Error::internal)?;
+    Ok(Opened { store, sealing, first: Some(first) })
+}
+
+/// The façades over an opened data file, its writer started.
+pub struct Built {
+    services: Arc<Services>,
+    metrics: Arc<Metrics>,
+    keys: KeyRing,
+    sealing: Arc<SealingKey>,
+    failed: Arc<Notify>,
+}
+
+/// Builds the services in their order and starts the writer.
+pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built> {
+    let (clock, random) = (env.clock.clone(), env.random.clone());
+    let store = opened.store;
+    let sealing = Arc::new(opened.sealing);
+    let labels: Vec<_> = routes::ROUTES.iter().map(|r| (r.path, r.verb.method())).collect();
+    let metrics = Arc::new(Metrics::new(&labels));
+    let keys = KeyRing::new(iam::load_keys(&store.read()?, &sealing, clock.now())?);
+    let devices = Devices::rebuild(store.clone())?;
+    let killswitch = KillSwitch::new(devices.clone(), keys.clone(), clock.clone(), random.clone());
+    let scored = Arc::clone(&metrics);
+    let signals = Signals::rebuild(
+        devices.clone(),
+        killswitch.clone(),
+        clock.clone(),
+        random.clone(),
+        signals::Settings {
+            next_heartbeat: config.heartbeat.next,
+            policy: engine::Policy { threshold: config.engine.threshold, ..engine::Policy::default() },
+            retention: config.retention.signals,
+            checkpoint_bytes: config.store.checkpoint_bytes as u64,
+        },
+        Arc::new(move |took| scored.scored(took)),
+    )?;
+    let open_tenant = match &config.enrollment.open_tenant {
+        Some(name) => Some(tenant_named(&store, name)?),
+        None => None,
+    };
+    let iam = Iam::rebuild(iam::Parts {
+        devices: devices.clone(),
+        killswitch: killswitch.clone(),
+        keys: keys.clone(),
+        sealing: Arc::clone(&sealing),
+        clock: clock.clone(),
+        random,
+        settings: iam::Settings {
+            issuer: config.tokens.issuer.clone(),
+            audience: config.tokens.audience.clone(),
+            access_ttl: config.tokens.access_ttl,
+            refresh_ttl: config.tokens.refresh_ttl,
+            refresh_absolute: config.tokens.refresh_absolute,
+            // Without a paywall the trial never ends within the time that a device lives.
+            trial: match config.billing.paywall {
+                Paywall::Device => config.billing.trial,
+                Paywall::Off => Duration::from_secs(100 * 365 * 86_400),
+            },
+            devices_max: config.devices.max,
+            open_tenant,
+            enroll_per_minute: config.limits.enroll_per_minute,
+        },
+    })?;
+    let failed = Arc::new(Notify::new());
+    let (committed, tell) = (Arc::clone(&metrics), Arc::clone(&failed));
+    store.start(WriterParts {
+        clock,
+        housekeeping: vec![signals.housekeeping()],
+        observer: Some(Arc::new(move |took, jobs| committed.committed(took, jobs))),
+        on_failure: Box::new(move |_| tell.notify_one()),
+    })?;
+    let services = Arc::new(Services {
+        tenants: Tenants::new(store.clone()),
+        audit: audit::Audit::new(store.clone()),
+        iam,
+        devices,
+        killswitch,
+        signals,
+        store,
+    });
+    Ok(Built { services, metrics, keys, sealing, failed })
+}
+
+impl Built {
+    /// What answers an operator on the box while no door is open.
+    pub fn operator(self, env: &Environment) -> control::Operator {
+        control::Operator {
+            services: self.services,
+            keys: self.keys,
+            sealing: self.sealing,
+            clock: env.clock.clone(),
+            random: env.random.clone(),
+        }
+    }
+}
+
+fn tenant_named(store: &Store, name: &str) -> Result<TenantId> {
+    let found = Tenants::find(&store.read()?, Some(name))?.map(|t| t.id);
+    found.ok_or_else(|| {
+        Error::Internal(format!("enrollment.open_tenant names {name:?}, which is no tenant of this appliance"))
+    })
+}
+
+#[derive(Clone)]
+struct PublicDoor(Arc<Gate>);
+
+impl Service for PublicDoor {
+    async fn call(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+        self.0.public(request, peer).await
+    }
+}
+
+#[derive(Clone)]
+struct InternalDoor(Arc<Gate>);
+
+impl Service for InternalDoor {
+    async fn call(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+        self.0.internal(request, peer).await
+    }
+}
+
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+impl App {
+    /// Opens the place (setting it up when it is empty), builds the services and opens the doors.
+    pub async fn start(config: &Config, env: &Environment) -> Result<(Self, Option<FirstSecrets>)> {
+        let (config_, env_) = (config.clone(), env.clone());
+        // Reading a large data file blocks: not on a thread that serves.
+        let (built, first) = tokio::task::spawn_blocking(move || {
+            let mut opened = open(&config_, &env_, true)?;
+            let first = opened.first.take();
+            Ok::<_, Error>((build(&config_, &env_, opened)?, first))
+        })
+        .await
+        .map_err(Error::internal)??;
+        let app = Self::open_doors(config, env, built).await?;
+        Ok((app, first))
+    }
+
+    async fn open_doors(config: &Config, env: &Environment, built: Built) -> Result<Self> {
+        let Built { services, metrics, keys, sealing, failed } = built;
+        let place = Place::of(config);
+        let files = place.server_files(config, &env.clock, &env.random)?;
+        let certificate = Arc::new(tls::Certificate::from_pem(&files.chain_pem, &files.key_pem)?);
+        let tls = tls::server_config(certificate, config.tls.min_version == TlsVersion::V1_2)?;
+        let (public, internal) = (Drain::default(), Drain::default());
+        let settings = GateSettings {
+            quotas: crate::gate::Quotas {
+                read: config.limits.read_per_minute,
+                write: config.limits.write_per_minute,
+                public: config.limits.enroll_per_minute.max(config.limits.write_per_minute),
+                login_failures: config.limits.login_failures_per_minute,
+                auth_failures: config.limits.auth_failures_per_minute,
+                handshakes: config.limits.socket_handshakes_per_minute,
+            },
+            body_timeout: config.http.body_timeout,
+            trusted_proxies: config.http.trusted_proxies.clone(),
+            allowed_origins: config.http.allowed_origins.clone(),
+        };
+        let (clock, random) = (env.clock.clone(), env.random.clone());
+        let gate = Gate::new(Arc::clone(&services), settings, clock.clone(), random.clone(), metrics, public.clone());
+        let gate = Arc::new(gate.map_err(Error::Internal)?);
+        let connections = Connections::new(config.http.max_connections, config.http.connections_per_address);
+        let deadlines = Deadlines {
+            handshake: config.http.header_timeout,
+            header: config.http.header_timeout,
+            idle: config.http.idle_timeout,
+        };
+        let (http_listener, http_address) = listen(config.http.listen).await?;
+        let (internal_listener, internal_address) = listen(config.internal.listen).await?;
+        let plain = Settings { deadlines, tls: None, connections: connections.clone() };
+        let secure = Settings { deadlines, tls: Some(Arc::new(tls)), connections };
+        let sweeper = Arc::clone(&gate);
+        let tasks = vec![
+            tokio::spawn(http::serve(http_listener, secure, PublicDoor(Arc::clone(&gate)), public.clone())),
+            tokio::spawn(http::serve(internal_listener, plain, InternalDoor(Arc::clone(&gate)), internal.clone())),
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(SWEEP_EVERY).await;
+                    sweeper.sweep();
+                }
+            }),
+        ];
+        let store = services.store.clone();
+        let operator = control::Operator { services: Arc::clone(&services), keys, sealing, clock, random };
+        let control = control::Listener::open(&place.control_socket(), operator)?;
+        let addresses = Addresses { http: http_address, internal: internal_address };
+        Ok(Self { services, addresses, gate, store, public, internal, failed, tasks, control: Some(control) })
+    }
+
+    /// Resolves when the disk has failed: the process should end then, so that the next start reads the medium anew.
+    pub async fn store_failed(&self) {
+        self.failed.notified().await;
+    }
+
+    /// Readiness goes red, sockets get 1001, requests in flight finish, what is queued is committed: within ten seconds.
+    /// Says whether everything ended by itself.
+    pub async fn shut_down(mut self) -> bool {
+        drop(self.control.take());
+        self.public.start();
+        self.services.killswitch.hub().close_all(CloseReason::GoingAway);
+        let drained = tokio::time::timeout(limits::DRAIN_MAX, self.public.finished()).await.is_ok();
+        self.internal.start();
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.internal.finished()).await;
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.gate.sweep();
+        let store = self.store.clone();
+        let stopped = tokio::task::spawn_blocking(move || store.stop()).await.is_ok();
+        drained && stopped
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+    let cannot = |e: std::io::Error| Error::Internal(format!("{address} could not be listened on: {e}"));
+    let listener = TcpListener::bind(address).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    Ok((listener, address))
+}

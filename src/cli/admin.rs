@@ -1,0 +1,70 @@
+//! `admin`: what an operator on the box does, on a running appliance or a stopped one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::args::{EnrollArgs, exit};
+use super::{Failure, Outcome, output};
+use crate::app::control::{self, Ask, Operator};
+use crate::app::place::Place;
+use crate::app::{self, Environment};
+use crate::config::Config;
+use crate::kernel::ids::DeviceId;
+
+/// Asks the running appliance, or does the same on the stopped one's data file.
+pub(super) fn ask(config: &Config, what: &Ask) -> Result<Value, Failure> {
+    if let Some(answer) = control::ask(&Place::of(config).control_socket(), what)? {
+        return Ok(answer);
+    }
+    let env = Environment::system();
+    let opened = app::open(config, &env, false)?;
+    let operator = app::build(config, &env, opened)?.operator(&env);
+    let runtime = super::runtime()?;
+    let answer = runtime.block_on(operator.answer(what.clone()));
+    let Operator { services, .. } = operator;
+    services.store.stop();
+    drop(Arc::clone(&services));
+    Ok(answer?)
+}
+
+pub(super) fn rotate_keys(config: &Config, as_json: bool) -> Outcome {
+    let answer = ask(config, &Ask::RotateKeys)?;
+    let kid = answer.get("kid").and_then(Value::as_str).unwrap_or_default();
+    if as_json {
+        output::to_stdout(&output::json(&answer))?;
+    } else {
+        output::to_stdout(&format!(
+            "Key {kid} signs from now on. The key before it stays published until nothing that it signed is valid.\n"
+        ))?;
+    }
+    Ok(exit::DONE)
+}
+
+pub(super) fn enrollment_token(config: &Config, args: &EnrollArgs) -> Outcome {
+    let device = match &args.device_id {
+        Some(id) => Some(id.parse::<DeviceId>().map_err(|e| Failure::Usage(format!("--device-id {e}")))?),
+        None => None,
+    };
+    let lifetime = Duration::from_secs(u64::from(args.days) * 86_400);
+    let ask_for =
+        Ask::EnrollmentToken { uses: args.uses, lifetime_s: lifetime.as_secs(), device, tenant: args.tenant.clone() };
+    let answer = ask(config, &ask_for)?;
+    if args.json {
+        output::to_stdout(&output::json(&answer))?;
+    } else {
+        let token = answer.get("enrollment_token").and_then(Value::as_str).unwrap_or_default();
+        output::to_stdout(&format!("{token}\n"))?;
+        output::to_stderr("Shown once: only its hash is stored.\n")?;
+    }
+    Ok(exit::DONE)
+}
+
+/// A token for the agent on this very machine, so that trying the appliance takes no copying of secrets: whoever may
+/// use the local socket may make tokens anyway.
+pub(super) fn agent_token(config: &Config, devices: u32) -> Option<String> {
+    let ask_for = Ask::EnrollmentToken { uses: Some(devices), lifetime_s: 3_600, device: None, tenant: None };
+    let answer = control::ask(&Place::of(config).control_socket(), &ask_for).ok()??;
+    answer.get("enrollment_token").and_then(Value::as_str).map(str::to_owned)
+}

@@ -1,0 +1,487 @@
+//! What can be typed after `blockremote`. Names, defaults and help; does nothing.
+//!
+//! Every command ends its help with an example that a test parses. Settings of the appliance are not flags here: they
+//! are keys of the configuration, and the few flags that stand for a key are listed in [`Cli::flags`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+
+use crate::agent::motion::AttackKind;
+use crate::config;
+
+/// Exit codes. `USAGE` is also what the argument parser itself ends with.
+pub mod exit {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// Tried and failed.
+    pub const FAILED: u8 = 1;
+    /// Wrong arguments or configuration.
+    pub const USAGE: u8 = 2;
+    /// Refused on purpose; nothing was changed.
+    pub const REFUSED: u8 = 3;
+}
+
+const MAIN_HELP: &str = "\
+Configuration: /etc/blockremote/config.toml, else ./blockremote.toml, else
+defaults. Every key is also a variable: http.listen is BLOCKREMOTE_HTTP__LISTEN.
+`blockremote config --help` lists them all.
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 refused (nothing was
+changed).
+
+Examples:
+  blockremote
+  blockremote --config /etc/blockremote/config.toml serve
+  blockremote --data /var/lib/blockremote/data/blockremote.redb verify";
+
+/// The command line.
+#[derive(Parser, Clone, Debug)]
+#[command(
+    name = "blockremote",
+    version,
+    about = "Notices that a device was taken over from afar, and locks it",
+    long_about = "Notices that a device was taken over from afar, and locks it.\n\nWithout a command it serves.",
+    after_help = MAIN_HELP,
+    propagate_version = false,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Data file [default: data/blockremote.redb]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub data: Option<String>,
+    /// Directory of keys and certificates [default: certs]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub certs: Option<String>,
+    /// What to do; nothing means serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+impl Cli {
+    /// The command, `serve` where none was given.
+    pub fn command_or_serve(&self) -> Command {
+        self.command.clone().unwrap_or_else(|| Command::Serve(ServeArgs::default()))
+    }
+
+    /// The keys of the configuration that were set by flags, for [`config::Sources`].
+    pub fn flags(&self) -> Vec<(&'static str, String)> {
+        let mut flags = vec![("data", &self.data), ("certs", &self.certs)];
+        if let Some(Command::Serve(serve)) = &self.command {
+            flags.push(("http.listen", &serve.listen));
+            flags.push(("grpc.listen", &serve.grpc_listen));
+            flags.push(("internal.listen", &serve.internal_listen));
+        }
+        flags.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
+    }
+}
+
+/// The variables of this process that are ours, for [`config::Sources`]. What is not UTF-8 is kept as far as it can be
+/// shown, and is then refused by its key.
+pub fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .filter(|(name, _)| name.starts_with(config::VARIABLE_PREFIX))
+        .collect()
+}
+
+/// What to do.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Run the appliance; on an empty place it initialises itself first
+    #[command(
+        after_help = "Once ready, one line `ready {...}` with the addresses goes to standard output.\n\nExample:\n  \
+                            blockremote serve --listen 0.0.0.0:8443"
+    )]
+    Serve(ServeArgs),
+    /// Make data file, keys, certificates and the first administrator, once, without serving
+    #[command(after_help = "A second init is refused (exit code 3).\n\nExample:\n  blockremote init --json")]
+    Init(Json),
+    /// Play one device or a fleet against a server: enroll, send signals, obey the kill switch
+    #[command(after_help = "Examples:\n  blockremote agent --token-file token.txt\n  \
+                            blockremote agent --token-file token.txt --fleet 20 --takeover 3 --attack overlay")]
+    Agent(Box<AgentArgs>),
+    /// Copy the data file while the appliance runs
+    #[command(
+        after_help = "The copy is checked before it gets its name. The sealing key is not in it: keep that too.\n\n\
+                            Example:\n  blockremote backup /mnt/backup/blockremote.redb"
+    )]
+    Backup(BackupArgs),
+    /// Put a backup in the place of the data file; the appliance must not be running
+    #[command(after_help = "Example:\n  blockremote restore /mnt/backup/blockremote.redb --force")]
+    Restore(RestoreArgs),
+    /// Check a data file from end to end: structure, indexes, audit log
+    #[command(after_help = "Examples:\n  blockremote verify\n  blockremote verify /mnt/backup/blockremote.redb --json")]
+    Verify(VerifyArgs),
+    /// The audit log
+    #[command(subcommand, after_help = "Example:\n  blockremote audit verify")]
+    Audit(AuditCommand),
+    /// Show the configuration that counts, and where each value came from
+    #[command(
+        after_help = "Example:\n  blockremote config --json",
+        after_long_help = format!("Example:\n  blockremote config --json\n\nKeys:\n{}", config::reference())
+    )]
+    Config(Json),
+    /// Look for what commonly goes wrong: permissions, clock, ports, disk, certificates
+    #[command(after_help = "Example:\n  blockremote doctor --json")]
+    Doctor(Json),
+    /// Administration on the box
+    #[command(subcommand, after_help = "Example:\n  blockremote admin keys rotate")]
+    Admin(AdminCommand),
+    /// Measure this machine
+    #[command(subcommand, after_help = "Example:\n  blockremote bench load --seconds 10")]
+    Bench(BenchCommand),
+}
+
+/// For commands that print for people or for scripts.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Json {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `serve`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServeArgs {
+    /// Address of HTTPS and WebSocket (http.listen); port 0 picks a free one
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Address of gRPC (grpc.listen)
+    #[arg(long, value_name = "ADDR")]
+    pub grpc_listen: Option<String>,
+    /// Address of metrics and internal endpoints (internal.listen)
+    #[arg(long, value_name = "ADDR")]
+    pub internal_listen: Option<String>,
+}
+
+/// `agent`.
+#[derive(Args, Clone, Debug)]
+pub struct AgentArgs {
+    /// The appliance
+    #[arg(long, default_value = "https://localhost:8443")]
+    pub url: String,
+    /// Certificate authority that signed the appliance's certificate (PEM)
+    #[arg(long, value_name = "FILE", default_value = "certs/ca.pem")]
+    pub ca: PathBuf,
+    /// SHA-256 of that authority, as the appliance shows it
+    #[arg(long, value_name = "HEX")]
+    pub ca_fingerprint: Option<String>,
+    /// Enrollment token; every user of the machine can see it, so rather use --token-file
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file")]
+    pub token: Option<String>,
+    /// File that holds the enrollment token
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Devices to play
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=100_000))]
+    pub fleet: u32,
+    /// Of these, devices that are taken over; at most --fleet
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = value_parser!(u32).range(0..=100_000))]
+    pub takeover: u32,
+    /// Seconds until the takeover begins
+    #[arg(long, value_name = "S", default_value_t = 5)]
+    pub after_s: u64,
+    /// How devices are taken over, in turn, repeatable or separated by commas:
+    /// still, emulator, noise, sine, loop, overlay, mirroring
+    #[arg(long, value_name = "KIND", value_delimiter = ',', default_value = "still,emulator,overlay")]
+    pub attack: Vec<AttackKind>,
+    /// Send the readings of this file in place of made ones
+    #[arg(long, value_name = "FILE")]
+    pub replay: Option<PathBuf>,
+    /// Heartbeats a second of each device; each carries all readings (50 a second) since the one before
+    #[arg(long, value_name = "HZ", default_value = "1", value_parser = rate)]
+    pub rate_hz: f64,
+    /// Stop after this long [default: some seconds after the last taken-over device was locked]
+    #[arg(long, value_name = "S")]
+    pub seconds: Option<u64>,
+    /// The same seed plays the same devices
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// What device ids begin with
+    #[arg(long, value_name = "TEXT", default_value = "agent", value_parser = prefix)]
+    pub prefix: String,
+    /// How heartbeats travel
+    #[arg(long, value_enum, default_value_t = Transport::Ws)]
+    pub transport: Transport,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    pub json: bool,
+    /// Do not draw the live table
+    #[arg(long)]
+    pub no_table: bool,
+}
+
+/// How heartbeats travel.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// Over the kill-switch socket.
+    Ws,
+    /// One request each.
+    Http,
+}
+
+/// `backup`.
+#[derive(Args, Clone, Debug)]
+pub struct BackupArgs {
+    /// Where the copy goes; must not exist yet
+    #[arg(value_name = "FILE")]
+    pub to: PathBuf,
+}
+
+/// `restore`.
+#[derive(Args, Clone, Debug)]
+pub struct RestoreArgs {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    pub from: PathBuf,
+    /// Replace a data file that is there
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `verify`.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyArgs {
+    /// The file [default: the data file]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `audit`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum AuditCommand {
+    /// Recompute every tenant's tree from its entries and compare it with its signed checkpoint
+    #[command(after_help = "Example:\n  blockremote audit verify /mnt/backup/blockremote.redb --json")]
+    Verify(VerifyArgs),
+}
+
+/// `admin`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum AdminCommand {
+    /// Signing keys
+    #[command(subcommand, after_help = "Example:\n  blockremote admin keys rotate")]
+    Keys(KeysCommand),
+    /// Tokens
+    #[command(subcommand, after_help = "Example:\n  blockremote admin token enroll --uses 1")]
+    Token(TokenCommand),
+}
+
+/// `admin keys`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum KeysCommand {
+    /// Sign with the next key from now on; the present one stays published until nothing signed by it is valid
+    #[command(after_help = "Example:\n  blockremote admin keys rotate --json")]
+    Rotate(Json),
+}
+
+/// `admin token`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum TokenCommand {
+    /// Make an enrollment token and show it once
+    #[command(after_help = "Example:\n  blockremote admin token enroll --uses 50 --days 7 --json")]
+    Enroll(EnrollArgs),
+}
+
+/// `admin token enroll`.
+#[derive(Args, Clone, Debug)]
+pub struct EnrollArgs {
+    /// Devices that may use it [default: no limit]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub uses: Option<u32>,
+    /// Days until it expires
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = value_parser!(u32).range(1..=365))]
+    pub days: u32,
+    /// Only for this device, and once
+    #[arg(long, value_name = "ID", conflicts_with = "uses")]
+    pub device_id: Option<String>,
+    /// Whose devices; needed where there is more than one tenant
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bench`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum BenchCommand {
+    /// Heartbeats a second over real TLS connections
+    #[command(after_help = "Example:\n  blockremote bench load --seconds 10 --connections 64 --devices 10000 --json")]
+    Load(BenchArgs),
+    /// How long a heartbeat takes at a steady, bearable rate
+    #[command(after_help = "Example:\n  blockremote bench latency --seconds 10 --json")]
+    Latency(BenchArgs),
+    /// Memory of open sockets, and how fast a lock reaches its device among them
+    #[command(after_help = "Example:\n  blockremote bench sockets --connections 2000 --json")]
+    Sockets(BenchArgs),
+    /// How long a start takes with a full data file, after a clean stop and after a crash
+    #[command(after_help = "Example:\n  blockremote bench restart --devices 10000 --json")]
+    Restart(BenchArgs),
+}
+
+/// What the benches share.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// Open connections
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = value_parser!(u32).range(1..=100_000))]
+    pub connections: u32,
+    /// Enrolled devices
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub devices: u32,
+    /// Readings in each heartbeat
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=100))]
+    pub readings: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(hz) if (0.001..=1000.0).contains(&hz) => Ok(hz),
+        _ => Err("must be a number from 0.001 to 1000".to_owned()),
+    }
+}
+
+/// Leaves room for the number behind it within the 64 characters of a device's id.
+fn prefix(text: &str) -> Result<String, String> {
+    let fits = (1..=40).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'));
+    if fits { Ok(text.to_owned()) } else { Err("must be 1 to 40 characters of A-Z a-z 0-9 . _ : -".to_owned()) }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    fn examples(command: &clap::Command) -> Vec<String> {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        help.lines().filter(|l| l.starts_with("  blockremote")).map(|l| l.trim().to_owned()).collect()
+    }
+
+    fn visit(path: &str, command: &clap::Command, check: &mut dyn FnMut(&str, &clap::Command)) {
+        check(path, command);
+        for sub in command.get_subcommands() {
+            visit(&format!("{path} {}", sub.get_name()), sub, check);
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    /// An example that does not work is worse than none.
+    #[test]
+    fn every_command_says_what_it_does_and_has_an_example_that_parses() {
+        let mut seen = 0;
+        visit("blockremote", &Cli::command(), &mut |path, command| {
+            assert!(command.get_about().is_some(), "{path} says nothing about itself");
+            let examples = examples(command);
+            assert!(!examples.is_empty(), "{path} has no example");
+            for example in examples {
+                assert!(example.starts_with(path), "{path}: {example}");
+                if let Err(e) = parse(&example) {
+                    panic!("{example}: {e}");
+                }
+                seen += 1;
+            }
+        });
+        assert!(seen >= 20, "{seen} examples");
+    }
+
+    #[test]
+    fn every_argument_is_explained() {
+        visit("blockremote", &Cli::command(), &mut |path, command| {
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{path} {}", arg.get_id());
+            }
+        });
+    }
+
+    #[test]
+    fn no_command_means_serve() {
+        let cli = parse("blockremote").unwrap();
+        assert!(matches!(cli.command_or_serve(), Command::Serve(s) if s.listen.is_none()));
+        assert!(cli.flags().is_empty());
+    }
+
+    #[test]
+    fn flags_set_known_keys_and_global_ones_stand_on_either_side() {
+        let line =
+            "blockremote --data d serve --certs c --listen a:1 --grpc-listen b:2 --internal-listen c:3 --config f";
+        let cli = parse(line).unwrap();
+        assert_eq!(cli.config, Some(PathBuf::from("f")));
+        let expect =
+            [("data", "d"), ("certs", "c"), ("http.listen", "a:1"), ("grpc.listen", "b:2"), ("internal.listen", "c:3")];
+        assert_eq!(cli.flags(), expect.map(|(k, v)| (k, v.to_owned())));
+        for (key, _) in cli.flags() {
+            assert!(config::Key::find(key).is_some(), "{key}");
+        }
+    }
+
+    #[test]
+    fn attacks_come_in_turn_by_default_and_as_listed_otherwise() {
+        let attacks = |line: &str| match parse(line).unwrap().command {
+            Some(Command::Agent(agent)) => agent.attack,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(attacks("blockremote agent"), [AttackKind::Still, AttackKind::Emulator, AttackKind::Overlay]);
+        assert_eq!(attacks("blockremote agent --attack overlay,still"), [AttackKind::Overlay, AttackKind::Still]);
+        assert_eq!(
+            attacks("blockremote agent --attack overlay --attack still"),
+            [AttackKind::Overlay, AttackKind::Still]
+        );
+    }
+
+    #[test]
+    fn wrong_arguments_end_with_the_usage_code() {
+        for line in [
+            "blockremote nonsense",
+            "blockremote backup",
+            "blockremote init extra",
+            "blockremote agent --fleet 0",
+            "blockremote agent --rate-hz NaN",
+            "blockremote agent --rate-hz 0",
+            "blockremote agent --prefix a/b",
+            "blockremote agent --attack magic",
+            "blockremote agent --token a --token-file b",
+            "blockremote admin token enroll --days 0",
+            "blockremote bench load --readings 101",
+            "blockremote audit",
+        ] {
+            let Err(e) = parse(line) else { panic!("{line} was accepted") };
+            assert_eq!(e.exit_code(), i32::from(exit::USAGE), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_help_tells_exit_codes_and_every_key() {
+        let main = Cli::command().render_help().to_string();
+        for code in ["0 done", "1 failed", "2 usage", "3 refused"] {
+            assert!(main.contains(code), "{code}");
+        }
+        let mut command = Cli::command();
+        let long = command.find_subcommand_mut("config").unwrap().render_long_help().to_string();
+        for key in config::KEYS {
+            assert!(long.contains(key.name), "{}", key.name);
+        }
+    }
+}

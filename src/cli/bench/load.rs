@@ -1,0 +1,296 @@
+//! `bench load`: durable, authenticated, rate-limited, scored heartbeats, side by side with bare hyper.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use hyper::body::Bytes;
+use rustls::pki_types::ServerName;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::bare::{self, Canned};
+use super::median;
+use super::place::Place;
+use crate::agent::motion::{Human, MotionSource};
+use crate::cli::args::{BenchArgs, exit};
+use crate::cli::{Failure, Outcome, output, runtime};
+use crate::client::{Endpoint, HttpClient, tls as client_tls};
+use crate::kernel::Error;
+use crate::kernel::clock::Stopwatch;
+use crate::net::tls;
+
+/// The measured time is cut into this many turns for each side; the figures are medians over them.
+const TURNS: u32 = 5;
+/// Memory for requests that are made before the clock runs.
+const POOL_BYTES_MAX: usize = 1 << 30;
+
+pub(super) fn run(args: &BenchArgs) -> Outcome {
+    // One runtime for the client, one for each server, so that neither lends the other its threads.
+    let (client, appliance, yardstick) = (runtime()?, runtime()?, runtime()?);
+    let place = appliance.block_on(Place::open(args.devices))?;
+    let report = client.block_on(measure(args, &place, &yardstick))?;
+    appliance.block_on(place.app.shut_down());
+    drop(place.folder);
+    let text = if args.json { output::json(&report) } else { table(&report) };
+    output::to_stdout(&text)?;
+    Ok(exit::DONE)
+}
+
+async fn measure(
+    args: &BenchArgs,
+    place: &Place,
+    yardstick: &tokio::runtime::Runtime,
+) -> Result<serde_json::Value, Failure> {
+    let ca = place.config.paths.certs.join("ca.pem");
+    let tls = client_tls::trust(&ca, None).map_err(|e| Failure::Failed(e.to_string()))?;
+    let address = place.app.addresses.http;
+    let canned = sample(place, Arc::clone(&tls), address).await?;
+    let server_tls = server_tls(place)?;
+    let bare_address =
+        yardstick.spawn(async move { bare::http(server_tls, canned).await }).await.map_err(Error::internal)??;
+    let turn = Duration::from_secs_f64(f64::from(args.seconds) / f64::from(2 * TURNS));
+    let pool = Pool::make(args, place);
+    let mut connections = Vec::new();
+    for target in [address, bare_address] {
+        connections.push(Fleet::connect(args.connections, target, Arc::clone(&tls)).await?);
+    }
+    let pool = Arc::new(pool);
+    let mut turns: [Vec<Turn>; 2] = [Vec::new(), Vec::new()];
+    for _ in 0..TURNS {
+        for (fleet, results) in connections.iter_mut().zip(&mut turns) {
+            let result = fleet.drive(&pool, turn).await?;
+            if result.refused > 0 {
+                return Err(Failure::Failed(format!(
+                    "{} requests were not answered 200; the figures would mean nothing",
+                    result.refused
+                )));
+            }
+            results.push(result);
+        }
+    }
+    let [ours, bare] = turns.map(|t| figures(&t, args.readings));
+    let ratio = |name: &str| {
+        let of = |v: &serde_json::Value| v.get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+        if of(&bare) > 0.0 { of(&ours) / of(&bare) } else { 0.0 }
+    };
+    let (throughput, p99) = (ratio("requests_per_s"), ratio("p99_us"));
+    Ok(json!({
+        "connections": args.connections, "devices": args.devices, "readings_per_heartbeat": args.readings,
+        "appliance": ours, "bare_hyper": bare, "throughput_ratio": throughput, "p99_ratio": p99,
+    }))
+}
+
+/// One real answer of the appliance: what the bare server answers, too.
+async fn sample(place: &Place, tls: Arc<rustls::ClientConfig>, address: SocketAddr) -> Result<Canned, Failure> {
+    let failed = |e: crate::client::ClientError| Failure::Failed(e.to_string());
+    let endpoint = Endpoint::new(&format!("https://localhost:{}", address.port()), tls).map_err(failed)?;
+    let (id, token) = place.devices.first().ok_or_else(|| Error::internal("there are no devices"))?;
+    let body =
+        json!({ "device_id": id, "payload": { "accelerometer": [0.1, 9.79, 0.3], "gyroscope": [0.01, 0.02, -0.03] } });
+    let response = HttpClient::new(endpoint).post("/v1/signals/heartbeat", Some(token), &body).await.map_err(failed)?;
+    response.success().map_err(failed)?;
+    let mut headers = response.headers.clone();
+    for ours in ["content-length", "date"] {
+        headers.remove(ours);
+    }
+    Ok(Canned { headers, body: response.body })
+}
+
+pub(super) fn server_tls(place: &Place) -> Result<Arc<rustls::ServerConfig>, Failure> {
+    let read = |name: &str| std::fs::read_to_string(place.config.paths.certs.join(name));
+    let certificate = tls::Certificate::from_pem(&read("server.pem")?, &read("server.key")?)?;
+    Ok(Arc::new(tls::server_config(Arc::new(certificate), false)?))
+}
+
+/// Requests that are made before the clock runs, so that making them is not measured. No two bodies are alike: a device
+/// that repeats itself is a loop, and would rightly be blocked.
+struct Pool {
+    heads: Vec<String>,
+    /// By device: its bodies, in order.
+    bodies: Vec<Vec<Bytes>>,
+}
+
+impl Pool {
+    fn make(args: &BenchArgs, place: &Place) -> Self {
+        let body_bytes = 160 + 150 * args.readings as usize;
+        let each = (POOL_BYTES_MAX / body_bytes / place.devices.len().max(1)).clamp(1, 64);
+        let bar = indicatif::ProgressBar::new(place.devices.len() as u64).with_message("making readings");
+        let mut heads = Vec::new();
+        let mut bodies = Vec::new();
+        for (n, (id, token)) in place.devices.iter().enumerate() {
+            let mut human = Human::new(n as u64);
+            heads.push(format!(
+                "POST /v1/signals/heartbeat HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n"
+            ));
+            let make = |_| {
+                let mut body = format!("{{\"device_id\":\"{id}\",\"readings\":[");
+                for i in 0..args.readings {
+                    let reading = human.next_reading();
+                    let (a, g) = (reading.accelerometer.unwrap_or_default(), reading.gyroscope.unwrap_or_default());
+                    let comma = if i == 0 { "" } else { "," };
+                    // Writing to a string does not fail.
+                    let _ = write!(
+                        body,
+                        "{comma}{{\"t_ms\":{},\"accelerometer\":[{:.4},{:.4},{:.4}],\"gyroscope\":[{:.5},{:.5},{:.5}]}}",
+                        reading.t_ms, a[0], a[1], a[2], g[0], g[1], g[2]
+                    );
+                }
+                body.push_str("]}");
+                Bytes::from(body)
+            };
+            bodies.push((0..each).map(make).collect());
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Self { heads, bodies }
+    }
+}
+
+/// What one turn gave.
+struct Turn {
+    took: Duration,
+    latencies_us: Histogram<u64>,
+    refused: u64,
+}
+
+/// Warm connections to one server.
+struct Fleet {
+    connections: Vec<Connection>,
+}
+
+struct Connection {
+    stream: TlsStream<TcpStream>,
+    /// Devices of this connection, in turn; then their next bodies.
+    device: usize,
+    round: usize,
+    first: usize,
+    step: usize,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl Fleet {
+    async fn connect(count: u32, address: SocketAddr, tls: Arc<rustls::ClientConfig>) -> Result<Self, Failure> {
+        let mut connections = Vec::new();
+        let name = ServerName::try_from("localhost").map_err(Error::internal)?;
+        for n in 0..count as usize {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let stream = TlsConnector::from(Arc::clone(&tls)).connect(name.clone(), stream).await?;
+            let (input, output) = (Vec::with_capacity(8 << 10), Vec::with_capacity(32 << 10));
+            connections.push(Connection { stream, device: n, round: 0, first: n, step: count as usize, input, output });
+        }
+        Ok(Self { connections })
+    }
+
+    async fn drive(&mut self, pool: &Arc<Pool>, turn: Duration) -> Result<Turn, Failure> {
+        let watch = Stopwatch::start();
+        let running: Vec<_> = self
+            .connections
+            .drain(..)
+            .map(|connection| tokio::spawn(connection.drive(Arc::clone(pool), watch, turn)))
+            .collect();
+        let mut total = histogram()?;
+        let mut refused = 0;
+        for task in running {
+            let (connection, latencies, bad) = task.await.map_err(Error::internal)??;
+            total.add(latencies).map_err(Error::internal)?;
+            refused += bad;
+            self.connections.push(connection);
+        }
+        Ok(Turn { took: watch.elapsed(), latencies_us: total, refused })
+    }
+}
+
+fn histogram() -> Result<Histogram<u64>, Failure> {
+    Histogram::new_with_bounds(1, 60_000_000, 3).map_err(|e| Failure::Failed(e.to_string()))
+}
+
+impl Connection {
+    async fn drive(
+        mut self,
+        pool: Arc<Pool>,
+        watch: Stopwatch,
+        turn: Duration,
+    ) -> Result<(Self, Histogram<u64>, u64), Failure> {
+        let mut latencies = histogram()?;
+        let mut refused = 0;
+        while watch.elapsed() < turn {
+            let (Some(head), Some(bodies)) = (pool.heads.get(self.device), pool.bodies.get(self.device)) else { break };
+            let Some(body) = bodies.get(self.round) else { break };
+            self.output.clear();
+            self.output.extend_from_slice(head.as_bytes());
+            self.output.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+            self.output.extend_from_slice(body);
+            let one = Stopwatch::start();
+            self.stream.write_all(&self.output).await?;
+            let ok = self.answer().await?;
+            latencies.saturating_record(u64::try_from(one.elapsed().as_micros()).unwrap_or(u64::MAX));
+            refused += u64::from(!ok);
+            self.device += self.step;
+            if self.device >= pool.heads.len() {
+                self.device = self.first;
+                self.round += 1;
+            }
+        }
+        Ok((self, latencies, refused))
+    }
+
+    /// Reads one answer to its end; says whether it is a 200.
+    async fn answer(&mut self) -> Result<bool, Failure> {
+        self.input.clear();
+        loop {
+            if self.stream.read_buf(&mut self.input).await? == 0 {
+                return Err(Failure::Failed("the server closed a connection".to_owned()));
+            }
+            let Some(end) = self.input.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
+            let head = String::from_utf8_lossy(self.input.get(..end).unwrap_or_default()).to_ascii_lowercase();
+            let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
+            let whole = end + 4 + length.unwrap_or(0);
+            while self.input.len() < whole {
+                if self.stream.read_buf(&mut self.input).await? == 0 {
+                    return Err(Failure::Failed("the server closed a connection".to_owned()));
+                }
+            }
+            return Ok(head.starts_with("http/1.1 200"));
+        }
+    }
+}
+
+fn figures(turns: &[Turn], readings: u32) -> serde_json::Value {
+    #[expect(clippy::cast_precision_loss, reason = "counts of a bench")]
+    let rates: Vec<f64> = turns.iter().map(|t| t.latencies_us.len() as f64 / t.took.as_secs_f64()).collect();
+    #[expect(clippy::cast_precision_loss, reason = "microseconds")]
+    let at = |q: f64| median(turns.iter().map(|t| t.latencies_us.value_at_quantile(q) as f64).collect());
+    let rate = median(rates);
+    json!({
+        "requests_per_s": rate.round(), "readings_per_s": (rate * f64::from(readings)).round(),
+        "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999),
+    })
+}
+
+fn table(report: &serde_json::Value) -> String {
+    use crate::cli::output::{Cell, Style, table};
+    let value = |side: &str, name: &str| {
+        report.get(side).and_then(|s| s.get(name)).map(ToString::to_string).unwrap_or_default()
+    };
+    let row = |side: &str, label: &str| {
+        let names = ["requests_per_s", "readings_per_s", "p50_us", "p99_us", "p999_us"];
+        std::iter::once(Cell::from(label)).chain(names.map(|n| Cell::from(value(side, n)))).collect::<Vec<_>>()
+    };
+    let rows = vec![row("appliance", "appliance"), row("bare_hyper", "bare hyper")];
+    let heads = ["", "requests/s", "readings/s", "p50 us", "p99 us", "p999 us"];
+    let of = |name: &str| report.get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+    format!(
+        "{}throughput {:.2} of bare hyper, p99 {:.1} times bare hyper's\n",
+        table(Style::stdout(), &heads, rows),
+        of("throughput_ratio"),
+        of("p99_ratio")
+    )
+}

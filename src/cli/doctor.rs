@@ -1,0 +1,131 @@
+//! `doctor`: looks for what commonly goes wrong, and says what to do.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::Outcome;
+use super::args::exit;
+use super::output::{self, Cell, Paint, Style};
+use crate::app::place::Place;
+use crate::config::{Config, Loaded};
+use crate::crypto::certs;
+use crate::kernel::Clock;
+
+enum Verdict {
+    Good(String),
+    Bad(String),
+}
+
+pub(super) fn run(loaded: &Loaded, as_json: bool) -> Outcome {
+    let config = &loaded.config;
+    let place = Place::of(config);
+    let checks = [
+        ("data file", data_file(&place)),
+        ("key folder", key_folder(&place)),
+        ("sealing key", sealing_key(&place)),
+        ("server certificate", server_certificate(config, &place)),
+        ("free disk", free_disk(&place)),
+        ("clock", clock()),
+    ];
+    let healthy = checks.iter().all(|(_, verdict)| matches!(verdict, Verdict::Good(_)));
+    if as_json {
+        let list: Vec<_> = checks
+            .iter()
+            .map(|(name, verdict)| match verdict {
+                Verdict::Good(text) => json!({ "check": name, "good": true, "detail": text }),
+                Verdict::Bad(text) => json!({ "check": name, "good": false, "detail": text }),
+            })
+            .collect();
+        output::to_stdout(&output::json(&json!({ "healthy": healthy, "checks": list, "notes": loaded.notes })))?;
+    } else {
+        let rows = checks
+            .into_iter()
+            .map(|(name, verdict)| match verdict {
+                Verdict::Good(text) => vec![Cell::painted(Paint::Good, "ok"), Cell::from(name), Cell::from(text)],
+                Verdict::Bad(text) => vec![Cell::painted(Paint::Bad, "PROBLEM"), Cell::from(name), Cell::from(text)],
+            })
+            .collect();
+        output::to_stdout(&output::table(Style::stdout(), &["", "check", "what was found, what to do"], rows))?;
+        for note in &loaded.notes {
+            output::to_stderr(&format!("note: {note}\n"))?;
+        }
+    }
+    Ok(if healthy { exit::DONE } else { exit::FAILED })
+}
+
+fn mode(path: &Path) -> Option<u32> {
+    Some(std::fs::metadata(path).ok()?.permissions().mode() & 0o777)
+}
+
+fn data_file(place: &Place) -> Verdict {
+    let shown = place.data.display();
+    match mode(&place.data) {
+        None => Verdict::Bad(format!("{shown} does not exist; `blockremote init` or the first start makes it")),
+        Some(mode) if mode & 0o077 != 0 => Verdict::Bad(format!("{shown} can be read by others; chmod 600 {shown}")),
+        Some(_) => Verdict::Good(format!("{shown} is there, for its owner alone")),
+    }
+}
+
+fn key_folder(place: &Place) -> Verdict {
+    let shown = place.certs.display();
+    match mode(&place.certs) {
+        None => Verdict::Bad(format!("{shown} does not exist; the first start makes it")),
+        Some(mode) if mode & 0o077 != 0 => Verdict::Bad(format!("{shown} can be entered by others; chmod 700 {shown}")),
+        Some(_) if place.secrets_file().exists() => {
+            Verdict::Bad(format!("{} still lies there; read it, then delete it", place.secrets_file().display()))
+        }
+        Some(_) => Verdict::Good(format!("{shown} is for its owner alone")),
+    }
+}
+
+fn sealing_key(place: &Place) -> Verdict {
+    match place.sealing_key() {
+        Ok(Some(_)) => Verdict::Good("it is there".to_owned()),
+        Ok(None) => Verdict::Bad("it is missing; without it the data file cannot be opened: bring it back".to_owned()),
+        Err(e) => Verdict::Bad(e.to_string()),
+    }
+}
+
+fn server_certificate(config: &Config, place: &Place) -> Verdict {
+    let path = config.tls.own_files().map_or_else(|| place.certs.join("server.pem"), |(chain, _)| chain.to_owned());
+    let Ok(pem) = std::fs::read_to_string(&path) else {
+        return Verdict::Bad(format!("{} cannot be read", path.display()));
+    };
+    match certs::not_after(&pem) {
+        Ok(end) => match certs::days_left(end, Clock::System.now()) {
+            0 => Verdict::Bad(format!("it ended at {end}; restart the appliance, or bring a new one")),
+            days => Verdict::Good(format!("{days} days left")),
+        },
+        Err(e) => Verdict::Bad(format!("{}: {e}", path.display())),
+    }
+}
+
+fn free_disk(place: &Place) -> Verdict {
+    const WANTED_BYTES: u64 = 1 << 30;
+    let parent = place.data.parent().filter(|p| p.is_dir()).unwrap_or_else(|| Path::new("."));
+    match rustix::fs::statvfs(parent) {
+        Ok(found) => {
+            let free = found.f_bavail.saturating_mul(found.f_frsize);
+            let text = format!("{} MiB free at {}", free >> 20, parent.display());
+            if free >= WANTED_BYTES {
+                Verdict::Good(text)
+            } else {
+                Verdict::Bad(format!("{text}; make room: 1 GiB at least"))
+            }
+        }
+        Err(e) => Verdict::Bad(format!("{}: {e}", parent.display())),
+    }
+}
+
+fn clock() -> Verdict {
+    let now = Clock::System.now();
+    // When this program was written; a clock before it is certainly wrong.
+    const WRITTEN_MS: i64 = 1_767_225_600_000;
+    if now.as_millis() < WRITTEN_MS {
+        Verdict::Bad(format!("it says {now}; set it, or tokens and certificates will be refused"))
+    } else {
+        Verdict::Good(now.to_string())
+    }
+}

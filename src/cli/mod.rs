@@ -1,0 +1,114 @@
+//! The commands: a file each. They parse, call, print, and end with a stable exit code.
+
+pub mod args;
+pub mod output;
+
+mod admin;
+mod agent;
+pub mod bench;
+mod data;
+mod doctor;
+mod init;
+mod serve;
+mod settings;
+
+use std::process::ExitCode;
+
+use args::{AdminCommand, AuditCommand, Cli, Command, KeysCommand, TokenCommand, exit};
+
+use crate::config::{Config, ConfigErrors, Loaded, Sources};
+use crate::kernel::Error;
+
+/// Why a command ended without success.
+pub(crate) enum Failure {
+    /// Exit code 1: tried and failed.
+    Failed(String),
+    /// Exit code 2: wrong arguments or configuration.
+    Usage(String),
+    /// Exit code 3: refused on purpose; nothing was changed.
+    Refused(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Usage(errors.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+pub(crate) type Outcome = Result<u8, Failure>;
+
+/// Runs the command line to its end.
+pub fn run(cli: &Cli) -> ExitCode {
+    let code = match dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            let (code, text) = match failure {
+                Failure::Failed(text) => (exit::FAILED, text),
+                Failure::Usage(text) => (exit::USAGE, text),
+                Failure::Refused(text) => (exit::REFUSED, text),
+            };
+            // A closed standard error leaves nobody to tell.
+            let _ = output::to_stderr(&format!("{}\n", text.trim_end()));
+            code
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn dispatch(cli: &Cli) -> Outcome {
+    let command = cli.command_or_serve();
+    match &command {
+        Command::Agent(args) => agent::run(cli, args),
+        Command::Bench(command) => bench::run(cli, command),
+        other => {
+            let loaded = load(cli)?;
+            match other {
+                Command::Serve(_) => serve::run(&loaded),
+                Command::Init(args) => init::run(&loaded.config, args.json),
+                Command::Backup(args) => data::backup(&loaded.config, &args.to),
+                Command::Restore(args) => data::restore(&loaded.config, &args.from, args.force),
+                Command::Verify(args) | Command::Audit(AuditCommand::Verify(args)) => {
+                    data::verify(&loaded.config, args.file.as_deref(), args.json)
+                }
+                Command::Config(args) => settings::run(&loaded, args.json),
+                Command::Doctor(args) => doctor::run(&loaded, args.json),
+                Command::Admin(AdminCommand::Keys(KeysCommand::Rotate(args))) => {
+                    admin::rotate_keys(&loaded.config, args.json)
+                }
+                Command::Admin(AdminCommand::Token(TokenCommand::Enroll(args))) => {
+                    admin::enrollment_token(&loaded.config, args)
+                }
+                Command::Agent(_) | Command::Bench(_) => Ok(exit::DONE),
+            }
+        }
+    }
+}
+
+/// The configuration from file, environment and flags.
+pub(crate) fn load(cli: &Cli) -> Result<Loaded, Failure> {
+    let search: Vec<_> = crate::config::SEARCH.iter().map(std::path::PathBuf::from).collect();
+    let sources = Sources {
+        config_file: cli.config.clone(),
+        env: args::environment(),
+        flags: cli.flags(),
+        defaults_search: &search,
+    };
+    Ok(Config::load(&sources)?)
+}
+
+/// A runtime for commands that speak to the network.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("blockremote").build()?)
+}

@@ -1,0 +1,238 @@
+//! The one table of keys. The file, the variables, the flags, `blockremote config`, the help text and the
+//! documentation are all driven by it: a key that is not in it does not exist.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::value::{Choice, Kind, Network, Secret, SubjectName};
+use super::{Config, LogFormat, LogLevel, Paywall, TlsVersion};
+
+/// One setting.
+pub struct Key {
+    /// Dotted name, as in the file.
+    pub name: &'static str,
+    /// What it holds and where it goes.
+    pub kind: Kind,
+    /// As it would be written in a variable; `None`: not set unless somebody sets it.
+    pub default: Option<&'static str>,
+    /// One line for the administrator.
+    pub doc: &'static str,
+}
+
+impl Key {
+    /// `http.listen` -> `BLOCKREMOTE_HTTP__LISTEN`.
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.name.replace('.', "__").to_ascii_uppercase())
+    }
+
+    /// The key of this name.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|k| k.name == name)
+    }
+}
+
+/// What every variable of ours begins with.
+pub const VARIABLE_PREFIX: &str = "BLOCKREMOTE_";
+/// Names the configuration file, as `--config` does.
+pub const VARIABLE_CONFIG: &str = "BLOCKREMOTE_CONFIG";
+/// Variables with our prefix that are no keys, and what they are for.
+pub const OTHER_VARIABLES: &[(&str, &str)] = &[
+    (VARIABLE_CONFIG, "The configuration file; --config wins over it."),
+    ("BLOCKREMOTE_SEALING_KEY", "The sealing key itself, in hex or base64; see certs/README.md."),
+    ("BLOCKREMOTE_ENROLLMENT_TOKEN", "The enrollment token of the reference agent."),
+];
+
+type Set<T> = fn(&mut Config, T);
+
+const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, doc: &'static str) -> Key {
+    Key { name, kind, default, doc }
+}
+const fn integer(
+    name: &'static str,
+    (default, min, max): (&'static str, u32, u32),
+    set: Set<u32>,
+    doc: &'static str,
+) -> Key {
+    key(name, Kind::Integer { min, max, set }, Some(default), doc)
+}
+const fn address(name: &'static str, default: &'static str, set: Set<std::net::SocketAddr>, doc: &'static str) -> Key {
+    key(name, Kind::Address(set), Some(default), doc)
+}
+const fn switch(name: &'static str, default: &'static str, set: Set<bool>, doc: &'static str) -> Key {
+    key(name, Kind::Switch(set), Some(default), doc)
+}
+const fn choice(name: &'static str, default: &'static str, words: &'static [Choice], doc: &'static str) -> Key {
+    key(name, Kind::Choice(words), Some(default), doc)
+}
+const fn text(name: &'static str, default: &'static str, set: Set<String>, doc: &'static str) -> Key {
+    key(name, Kind::Text(set), Some(default), doc)
+}
+const fn path(name: &'static str, default: Option<&'static str>, set: Set<PathBuf>, doc: &'static str) -> Key {
+    key(name, Kind::Path(set), default, doc)
+}
+const fn networks(name: &'static str, set: Set<Vec<Network>>, doc: &'static str) -> Key {
+    key(name, Kind::Networks(set), Some(""), doc)
+}
+const fn names(name: &'static str, set: Set<Vec<SubjectName>>, doc: &'static str) -> Key {
+    key(name, Kind::Names(set), Some(""), doc)
+}
+const fn origins(name: &'static str, set: Set<Vec<String>>, doc: &'static str) -> Key {
+    key(name, Kind::Origins(set), Some(""), doc)
+}
+const fn secret(name: &'static str, (min, max): (usize, usize), set: Set<Secret>, doc: &'static str) -> Key {
+    key(name, Kind::Secret { min, max, set }, None, doc)
+}
+
+fn ms(n: u32) -> Duration {
+    Duration::from_millis(n.into())
+}
+fn secs(n: u32) -> Duration {
+    Duration::from_secs(n.into())
+}
+fn days(n: u32) -> Duration {
+    secs(1) * 86_400 * n
+}
+fn mib(n: u32) -> usize {
+    usize::try_from(u64::from(n) * 1024 * 1024).unwrap_or(usize::MAX)
+}
+fn count(n: u32) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+const TLS_VERSIONS: &[Choice] =
+    &[("1.3", |c| c.tls.min_version = TlsVersion::V1_3), ("1.2", |c| c.tls.min_version = TlsVersion::V1_2)];
+const PAYWALLS: &[Choice] =
+    &[("device", |c| c.billing.paywall = Paywall::Device), ("off", |c| c.billing.paywall = Paywall::Off)];
+const LOG_LEVELS: &[Choice] = &[
+    ("error", |c| c.log.level = LogLevel::Error),
+    ("warn", |c| c.log.level = LogLevel::Warn),
+    ("info", |c| c.log.level = LogLevel::Info),
+    ("debug", |c| c.log.level = LogLevel::Debug),
+    ("trace", |c| c.log.level = LogLevel::Trace),
+];
+const LOG_FORMATS: &[Choice] = &[
+    ("auto", |c| c.log.format = LogFormat::Auto),
+    ("json", |c| c.log.format = LogFormat::Json),
+    ("text", |c| c.log.format = LogFormat::Text),
+];
+
+/// Every key, in the order in which it is shown. Sections stay together.
+#[rustfmt::skip]
+pub static KEYS: &[Key] = &[
+    path("data", Some("data/blockremote.redb"), |c, v| c.paths.data = v,
+        "The data file: the whole state of the appliance."),
+    path("certs", Some("certs"), |c, v| c.paths.certs = v,
+        "The directory of keys and certificates."),
+
+    address("http.listen", "0.0.0.0:8443", |c, v| c.http.listen = v,
+        "Where HTTPS and WebSocket are served; port 0 picks a free one."),
+    integer("http.max_connections", ("10000", 1, 1_000_000), |c, n| c.http.max_connections = count(n),
+        "Open connections, all listeners together; more are closed at once."),
+    integer("http.connections_per_address", ("1024", 1, 1_000_000), |c, n| c.http.connections_per_address = count(n),
+        "Open connections of one client address."),
+    networks("http.trusted_proxies", |c, v| c.http.trusted_proxies = v,
+        "Proxies whose X-Forwarded-For is believed; nobody's by default."),
+    origins("http.allowed_origins", |c, v| c.http.allowed_origins = v,
+        "Web origins that may call from a browser (CORS, WebSocket); empty: CORS is off."),
+    integer("http.header_timeout_ms", ("5000", 100, 60_000), |c, n| c.http.header_timeout = ms(n),
+        "How long a TLS handshake or a request's header may take."),
+    integer("http.idle_timeout_ms", ("60000", 1_000, 3_600_000), |c, n| c.http.idle_timeout = ms(n),
+        "How long a connection may stay open without a request."),
+    integer("http.body_timeout_ms", ("15000", 100, 300_000), |c, n| c.http.body_timeout = ms(n),
+        "How long a request's body may take."),
+
+    address("grpc.listen", "0.0.0.0:8444", |c, v| c.grpc.listen = v,
+        "Where gRPC with mutual TLS is served."),
+    address("internal.listen", "127.0.0.1:9464", |c, v| c.internal.listen = v,
+        "Metrics and internal endpoints, without TLS: keep it on the machine."),
+
+    choice("tls.min_version", "1.3", TLS_VERSIONS,
+        "The oldest TLS version that is served."),
+    names("tls.names", |c, v| c.tls.names = v,
+        "Further host names and addresses for the certificate that the appliance makes."),
+    path("tls.certificate", None, |c, v| c.tls.certificate = Some(v),
+        "Own certificate chain (PEM) in place of a made one; needs tls.key."),
+    path("tls.key", None, |c, v| c.tls.key = Some(v),
+        "Private key (PEM) of tls.certificate."),
+
+    text("tokens.issuer", "https://blockremote", |c, v| c.tokens.issuer = v,
+        "The iss claim of every token."),
+    text("tokens.audience", "blockremote", |c, v| c.tokens.audience = v,
+        "The aud claim of every token."),
+    integer("tokens.access_ttl_s", ("900", 10, 3_600), |c, n| c.tokens.access_ttl = secs(n),
+        "How long an access token lives."),
+    integer("tokens.refresh_ttl_days", ("7", 1, 365), |c, n| c.tokens.refresh_ttl = days(n),
+        "How long a refresh token lives after its last use."),
+    integer("tokens.refresh_absolute_days", ("30", 1, 365), |c, n| c.tokens.refresh_absolute = days(n),
+        "How long a session lives however often it is refreshed."),
+
+    key("enrollment.open_tenant", Kind::Tenant(|c, v| c.enrollment.open_tenant = Some(v)), None,
+        "The tenant that devices without an enrollment token join, if its policy is open."),
+
+    secret("billing.webhook_secret", (16, 1024), |c, v| c.billing.webhook_secret = Some(v),
+        "Shared with the billing gateway; not set: the webhook answers 503."),
+    choice("billing.paywall", "device", PAYWALLS,
+        "Whether a device must be paid for once its trial is over."),
+    integer("billing.trial_days", ("7", 0, 365), |c, n| c.billing.trial = days(n),
+        "How long a device may be used before it is paid for."),
+
+    integer("devices.max", ("100000", 1, 1_000_000), |c, n| c.devices.max = count(n),
+        "Enrolled devices, all tenants together."),
+
+    integer("anonymous.limit", ("100", 1, 1_000_000), |c, n| c.anonymous.limit = n,
+        "Requests of one anonymous caller in a window."),
+    integer("anonymous.window_s", ("3600", 1, 86_400), |c, n| c.anonymous.window = secs(n),
+        "Length of that sliding window."),
+
+    integer("limits.enroll_per_minute", ("6000", 1, 1_000_000), |c, n| c.limits.enroll_per_minute = n,
+        "Enrollments by one enrollment token."),
+    integer("limits.login_failures_per_minute", ("5", 1, 1_000), |c, n| c.limits.login_failures_per_minute = n,
+        "Failed logins of one account from one address."),
+    integer("limits.auth_failures_per_minute", ("60", 1, 100_000), |c, n| c.limits.auth_failures_per_minute = n,
+        "Bad tokens from one address, before any signature is checked."),
+    integer("limits.read_per_minute", ("1200", 1, 1_000_000), |c, n| c.limits.read_per_minute = n,
+        "Reads by one caller."),
+    integer("limits.write_per_minute", ("600", 1, 1_000_000), |c, n| c.limits.write_per_minute = n,
+        "Ordinary writes by one caller."),
+    integer("limits.socket_handshakes_per_minute", ("60", 1, 100_000), |c, n| c.limits.socket_handshakes_per_minute = n,
+        "WebSocket handshakes by one device."),
+
+    integer("retention.signals_days", ("7", 1, 365), |c, n| c.retention.signals = days(n),
+        "How long readings are kept for investigation."),
+    integer("engine.threshold", ("40", 20, 60), |c, n| c.engine.threshold = u8::try_from(n).unwrap_or(60),
+        "Trust score below which a device is blocked, before adaptation."),
+    integer("heartbeat.next_ms", ("5000", 250, 600_000), |c, n| c.heartbeat.next = ms(n),
+        "When devices are told to send the next heartbeat."),
+
+    integer("store.cache_mib", ("64", 4, 65_536), |c, n| c.store.cache_bytes = mib(n),
+        "Memory for pages of the data file."),
+    switch("store.two_phase_commit", "true", |c, b| c.store.two_phase_commit = b,
+        "Commit in two steps: safer where attackers choose the input, a little slower."),
+    switch("store.quick_repair", "false", |c, b| c.store.quick_repair = b,
+        "Open faster after a crash, for slower commits; implies two_phase_commit."),
+    integer("store.checkpoint_mib", ("32", 1, 4_096), |c, n| c.store.checkpoint_bytes = mib(n),
+        "Journal after which the devices' rings are written out and the journal is trimmed."),
+
+    choice("log.level", "info", LOG_LEVELS,
+        "The least important messages that are logged."),
+    choice("log.format", "auto", LOG_FORMATS,
+        "How logs are written; auto: text on a terminal, else json."),
+];
+
+/// Every key and variable, for `--help` and the documentation. Plain text, no line above 120 characters of ours.
+pub fn reference() -> String {
+    let mut out = String::new();
+    for k in KEYS {
+        let default = match (k.default, &k.kind) {
+            (None, _) => "not set".to_owned(),
+            (Some(""), _) => "empty".to_owned(),
+            (Some(d), _) => d.to_owned(),
+        };
+        out.push_str(&format!("{}\n    {}\n    Default {default}; {}.\n", k.name, k.doc, k.kind.allowed()));
+    }
+    out.push_str("\nVariables that are no keys:\n");
+    for (name, doc) in OTHER_VARIABLES {
+        out.push_str(&format!("{name}\n    {doc}\n"));
+    }
+    out
+}

@@ -1,0 +1,329 @@
+//! File, environment and flags become one validated, immutable [`Config`].
+//!
+//! A flag wins over a variable, a variable over the file, the file over the default. One table, [`KEYS`], says what
+//! exists. All problems are reported together; each names the key, the value (masked where it is secret), what is
+//! allowed, and the line or the variable.
+//!
+//! Reads one file and nothing else: arguments and environment are handed in. Knows nothing of what the settings do.
+
+mod keys;
+mod load;
+mod report;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use keys::{KEYS, Key, OTHER_VARIABLES, VARIABLE_PREFIX, reference};
+pub use load::{FILE_BYTES_MAX, Loaded, SEARCH, Sources};
+pub use report::{ConfigErrors, Effective, Place, Problem};
+pub use value::{Kind, MASK, Network, Secret, SubjectName, Value};
+
+/// Everything an administrator can choose. Made by [`Config::load`]; never changes while the process lives.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where things lie.
+    pub paths: Paths,
+    /// The public listener.
+    pub http: Http,
+    /// The gRPC listener.
+    pub grpc: Listener,
+    /// The internal listener.
+    pub internal: Listener,
+    /// TLS of the public listeners.
+    pub tls: Tls,
+    /// Claims and lifetimes.
+    pub tokens: Tokens,
+    /// Who may join.
+    pub enrollment: Enrollment,
+    /// The billing gateway and the paywall.
+    pub billing: Billing,
+    /// The fleet.
+    pub devices: Devices,
+    /// Callers without a token.
+    pub anonymous: Anonymous,
+    /// Rates.
+    pub limits: Limits,
+    /// What is kept how long.
+    pub retention: Retention,
+    /// Scoring.
+    pub engine: Engine,
+    /// Pace of the devices.
+    pub heartbeat: Heartbeat,
+    /// The data file's engine.
+    pub store: Store,
+    /// Logs.
+    pub log: Log,
+}
+
+/// Where things lie. Relative paths count from the working directory.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// The data file.
+    pub data: PathBuf,
+    /// The directory of keys and certificates.
+    pub certs: PathBuf,
+}
+
+/// The public listener and what every connection must keep to.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// Address and port; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Open connections, all listeners together.
+    pub max_connections: usize,
+    /// Open connections of one client address.
+    pub connections_per_address: usize,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// Lower case, without the scheme's own port, as browsers send them; empty: CORS is off.
+    pub allowed_origins: Vec<String>,
+    /// For a TLS handshake, and for a request's header.
+    pub header_timeout: Duration,
+    /// For a connection without a request.
+    pub idle_timeout: Duration,
+    /// For a request's body.
+    pub body_timeout: Duration,
+}
+
+/// A further listener.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Address and port; port 0 picks a free one.
+    pub listen: SocketAddr,
+}
+
+/// TLS of the public listeners.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The oldest version that is served.
+    pub min_version: TlsVersion,
+    /// Further names for the certificate that the appliance makes.
+    pub names: Vec<SubjectName>,
+    /// Own chain (PEM). Set if and only if `key` is.
+    pub certificate: Option<PathBuf>,
+    /// Private key (PEM) of `certificate`.
+    pub key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// Chain and key that the administrator brought; `None`: the appliance makes its own.
+    pub fn own_files(&self) -> Option<(&Path, &Path)> {
+        Some((self.certificate.as_deref()?, self.key.as_deref()?))
+    }
+}
+
+/// Claims and lifetimes.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// `iss`.
+    pub issuer: String,
+    /// `aud`.
+    pub audience: String,
+    /// Of an access token.
+    pub access_ttl: Duration,
+    /// Of a refresh token after its last use; never above `refresh_absolute`.
+    pub refresh_ttl: Duration,
+    /// Of a session, however often it is refreshed.
+    pub refresh_absolute: Duration,
+}
+
+/// Who may join.
+#[derive(Clone, Debug)]
+pub struct Enrollment {
+    /// Name or id of the tenant that devices without an enrollment token join; `None`: such devices are refused.
+    pub open_tenant: Option<String>,
+}
+
+/// The billing gateway and the paywall.
+#[derive(Clone, Debug)]
+pub struct Billing {
+    /// `None`: the webhook answers 503 `billing_not_configured`.
+    pub webhook_secret: Option<Secret>,
+    /// Whether unpaid devices are stopped.
+    pub paywall: Paywall,
+    /// From a device's registration.
+    pub trial: Duration,
+}
+
+/// The fleet.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    /// Enrolled devices, all tenants together.
+    pub max: usize,
+}
+
+/// Callers without a token.
+#[derive(Clone, Debug)]
+pub struct Anonymous {
+    /// Requests in a window.
+    pub limit: u32,
+    /// The sliding window.
+    pub window: Duration,
+}
+
+/// Rates, each for one minute.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// By one enrollment token.
+    pub enroll_per_minute: u32,
+    /// Of one account from one address.
+    pub login_failures_per_minute: u32,
+    /// From one address.
+    pub auth_failures_per_minute: u32,
+    /// By one caller.
+    pub read_per_minute: u32,
+    /// By one caller.
+    pub write_per_minute: u32,
+    /// By one device.
+    pub socket_handshakes_per_minute: u32,
+}
+
+/// What is kept how long.
+#[derive(Clone, Debug)]
+pub struct Retention {
+    /// Readings.
+    pub signals: Duration,
+}
+
+/// Scoring.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    /// Points below which a device is blocked, before adaptation; 20 to 60.
+    pub threshold: u8,
+}
+
+/// Pace of the devices.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    /// Until the next heartbeat is due.
+    pub next: Duration,
+}
+
+/// The data file's engine.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// Memory for pages.
+    pub cache_bytes: usize,
+    /// Commit in two steps.
+    pub two_phase_commit: bool,
+    /// Open faster after a crash.
+    pub quick_repair: bool,
+    /// Journal after which a checkpoint is due.
+    pub checkpoint_bytes: usize,
+}
+
+/// Logs.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// The least important messages that are logged.
+    pub level: LogLevel,
+    /// How they are written.
+    pub format: LogFormat,
+}
+
+/// A TLS version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsVersion {
+    /// 1.2 (RFC 5246).
+    V1_2,
+    /// 1.3 (RFC 8446).
+    V1_3,
+}
+
+/// Whether unpaid devices are stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Paywall {
+    /// Each device is paid for.
+    Device,
+    /// Nobody is asked for payment.
+    Off,
+}
+
+/// How important a message is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "the words explain themselves")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Default for Config {
+    /// Every key at its default, as with no file, no variables and no flags.
+    fn default() -> Self {
+        let mut config = Self::blank();
+        for key in KEYS {
+            if let Some(word) = key.default {
+                let accepted = key.kind.accept(&key.kind.read_word(word), &mut config);
+                debug_assert!(accepted.is_ok(), "the default of {} is refused", key.name);
+            }
+        }
+        config
+    }
+}
+
+impl Config {
+    /// Nothing set yet: a place for the table's setters to write to, never handed out. A test proves that the table
+    /// reaches every field.
+    fn blank() -> Self {
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let none = Duration::ZERO;
+        Self {
+            paths: Paths { data: PathBuf::new(), certs: PathBuf::new() },
+            http: Http {
+                listen,
+                max_connections: 0,
+                connections_per_address: 0,
+                trusted_proxies: Vec::new(),
+                allowed_origins: Vec::new(),
+                header_timeout: none,
+                idle_timeout: none,
+                body_timeout: none,
+            },
+            grpc: Listener { listen },
+            internal: Listener { listen },
+            tls: Tls { min_version: TlsVersion::V1_3, names: Vec::new(), certificate: None, key: None },
+            tokens: Tokens {
+                issuer: String::new(),
+                audience: String::new(),
+                access_ttl: none,
+                refresh_ttl: none,
+                refresh_absolute: none,
+            },
+            enrollment: Enrollment { open_tenant: None },
+            billing: Billing { webhook_secret: None, paywall: Paywall::Device, trial: none },
+            devices: Devices { max: 0 },
+            anonymous: Anonymous { limit: 0, window: none },
+            limits: Limits {
+                enroll_per_minute: 0,
+                login_failures_per_minute: 0,
+                auth_failures_per_minute: 0,
+                read_per_minute: 0,
+                write_per_minute: 0,
+                socket_handshakes_per_minute: 0,
+            },
+            retention: Retention { signals: none },
+            engine: Engine { threshold: 0 },
+            heartbeat: Heartbeat { next: none },
+            store: Store { cache_bytes: 0, two_phase_commit: true, quick_repair: false, checkpoint_bytes: 0 },
+            log: Log { level: LogLevel::Info, format: LogFormat::Auto },
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What an entry holds.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::context::{Origin, Source};
+use crate::kernel::ids::{AuditId, DeviceId, SignalId, TenantId, TokenId, UserId};
+use crate::kernel::{Timestamp, TrustScore};
+use crate::store::Row;
+
+/// What was done; the wire's `action_taken`. Names are stable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = AuditAction)]
+pub enum Action {
+    /// The data file was made.
+    ApplianceInitialized,
+    /// A tenant was made.
+    TenantCreated,
+    /// A user was made.
+    UserCreated,
+    /// A signing key was made or changed its place in the rotation.
+    SigningKeyRotated,
+    /// A user logged in.
+    LoginSucceeded,
+    /// A login was refused.
+    LoginFailed,
+    /// A session was ended by its holder.
+    LoggedOut,
+    /// A session was ended by somebody else.
+    SessionRevoked,
+    /// A refresh token was exchanged.
+    TokenRefreshed,
+    /// An old refresh token came back: the family was revoked and the device locked.
+    RefreshReused,
+    /// An enrollment token was made.
+    EnrollmentTokenCreated,
+    /// A device was enrolled.
+    DeviceEnrolled,
+    /// A known device was enrolled again.
+    DeviceReenrolled,
+    /// A device was blocked.
+    DeviceBlocked,
+    /// A device was released.
+    DeviceUnblocked,
+    /// The engine wants the device to prove itself.
+    DeviceChallenged,
+    /// The engine trusts the device again.
+    DeviceTrusted,
+    /// A command was issued.
+    CommandRequested,
+    /// A device carried a command out.
+    CommandEnforced,
+    /// A device could not carry a command out.
+    CommandFailed,
+}
+
+/// How much an entry matters to an analyst.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ThreatLevel {
+    /// Everyday work.
+    None,
+    /// Worth a look.
+    Low,
+    /// Unusual.
+    Medium,
+    /// A takeover is likely.
+    High,
+    /// A takeover or theft is certain.
+    Critical,
+}
+
+/// Everything of an entry but its place in the tree.
+#[derive(Clone, Debug)]
+pub struct NewEntry {
+    pub(super) action: Action,
+    pub(super) level: ThreatLevel,
+    pub(super) source: Source,
+    pub(super) request_id: String,
+    pub(super) ip: Option<IpAddr>,
+    pub(super) user_agent: Option<String>,
+    pub(super) user_id: Option<UserId>,
+    pub(super) device_id: Option<DeviceId>,
+    pub(super) jti: Option<TokenId>,
+    pub(super) signal_id: Option<SignalId>,
+    pub(super) score: Option<TrustScore>,
+    pub(super) reason: Option<String>,
+    pub(super) attestation: Option<String>,
+}
+
+impl NewEntry {
+    /// An entry about `action`, asked for by `origin`.
+    pub fn new(action: Action, origin: &Origin) -> Self {
+        Self {
+            action,
+            level: ThreatLevel::None,
+            source: origin.source,
+            request_id: origin.request_id.to_string(),
+            ip: origin.ip,
+            user_agent: origin.user_agent.as_deref().map(str::to_owned),
+            user_id: None,
+            device_id: None,
+            jti: None,
+            signal_id: None,
+            score: None,
+            reason: None,
+            attestation: None,
+        }
+    }
+
+    /// How much it matters.
+    #[must_use]
+    pub fn level(mut self, level: ThreatLevel) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// The user who did it, or whom it concerns.
+    #[must_use]
+    pub fn user(mut self, user: UserId) -> Self {
+        self.user_id = Some(user);
+        self
+    }
+
+    /// The device it concerns.
+    #[must_use]
+    pub fn device(mut self, device: &DeviceId) -> Self {
+        self.device_id = Some(device.clone());
+        self
+    }
+
+    /// The access token that was used.
+    #[must_use]
+    pub fn token(mut self, jti: Option<TokenId>) -> Self {
+        self.jti = jti;
+        self
+    }
+
+    /// The heartbeat behind it, and the score that it led to.
+    #[must_use]
+    pub fn signal(mut self, signal: SignalId, score: TrustScore) -> Self {
+        self.signal_id = Some(signal);
+        self.score = Some(score);
+        self
+    }
+
+    /// Why, in words that an analyst reads; cut to 1,000 characters.
+    #[must_use]
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        let reason: String = reason.into();
+        self.reason = Some(reason.chars().take(1_000).collect());
+        self
+    }
+
+    /// The device's attestation state at the time.
+    #[must_use]
+    pub fn attestation(mut self, state: &str) -> Self {
+        self.attestation = Some(state.to_owned());
+        self
+    }
+}
+
+/// An entry as the API shows it.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = AuditEntry)]
+pub struct Entry {
+    /// `aud_...`
+    #[schema(value_type = String)]
+    pub id: AuditId,
+    /// Place in the tenant's tree, from 0.
+    pub seq: u64,
+    /// Whose log.
+    #[schema(value_type = String)]
+    pub tenant: TenantId,
+    /// The user who did it, or whom it concerns.
+    #[schema(value_type = Option<String>)]
+    pub user_id: Option<UserId>,
+    /// The device it concerns.
+    #[schema(value_type = Option<String>)]
+    pub device_id: Option<DeviceId>,
+    /// The access token that was used.
+    #[schema(value_type = Option<String>)]
+    pub jti: Option<TokenId>,
+    /// The caller's address; null when unknown or erased.
+    pub ip: Option<String>,
+    /// The caller's program; null when unknown or erased.
+    pub user_agent: Option<String>,
+    /// `http`, `ws`, `grpc`, `system` or `cli`.
+    #[schema(value_type = String)]
+    pub source: Source,
+    /// How much it matters.
+    pub threat_level: ThreatLevel,
+    /// The trust score behind the decision, where there was one.
+    #[schema(value_type = Option<u8>)]
+    pub threat_score: Option<TrustScore>,
+    /// Why, in words.
+    pub decision_reason: Option<String>,
+    /// The device's attestation state at the time.
+    pub attestation_state: Option<String>,
+    /// What was done.
+    pub action_taken: Action,
+    /// The heartbeat behind it.
+    #[schema(value_type = Option<String>)]
+    pub signal_id: Option<SignalId>,
+    /// The request that caused it.
+    pub request_id: String,
+    /// When, by the appliance's clock.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// What the leaf hashes, before it is made canonical. Members are never renamed: old leaves must hash the same.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Leaf {
+    pub id: AuditId,
+    pub seq: u64,
+    pub tenant: TenantId,
+    pub user_id: Option<UserId>,
+    pub device_id: Option<DeviceId>,
+    pub jti: Option<TokenId>,
+    pub source: Source,
+    pub threat_level: ThreatLevel,
+    pub threat_score: Option<TrustScore>,
+    pub decision_reason: Option<String>,
+    pub attestation_state: Option<String>,
+    pub action_taken: Action,
+    pub signal_id: Option<SignalId>,
+    pub request_id: String,
+    pub created_at: Timestamp,
+    /// Base64url of SHA-256 over salt and canonical personal data; absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personal_sha256: Option<String>,
+}
+
+/// What may be erased: the leaf only commits to it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Personal {
+    /// 16 random bytes in base64url: without it the few billion addresses could be tried out.
+    pub salt: String,
+    pub ip: Option<String>,
+    pub user_agent: Option<String>,
+}
+
+/// A stored entry.
+#[derive(Serialize, Deserialize)]
+pub(super) struct EntryRow {
+    /// Exactly the bytes that the leaf hashes.
+    pub leaf: String,
+    pub personal: Option<Personal>,
+}
+impl Row for EntryRow {}
+
+/// Size and right edge of a tree: what the next append needs.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(super) struct HeadRow {
+    pub size: u64,
+    /// Hashes of the complete subtrees from left to right, in base64url.
+    pub edge: Vec<String>,
+}
+impl Row for HeadRow {}

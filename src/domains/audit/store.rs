@@ -1,0 +1,229 @@
+//! Entries, leaves and subtrees in the data file.
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+use sha2::{Digest, Sha256};
+
+use super::Page;
+use super::merkle::{self, Frontier, Hash, Node};
+use super::model::{Entry, EntryRow, HeadRow, Leaf, NewEntry, Personal};
+use crate::crypto::jcs;
+use crate::kernel::ids::{AuditId, DeviceId, TenantId};
+use crate::kernel::{Error, Random, Result, Timestamp};
+use crate::store::tables::{AUDIT, AUDIT_BY_DEVICE, AUDIT_HEADS, AUDIT_NODES, Key, trailing_number};
+use crate::store::{Snapshot, Tx, codec};
+
+/// Writes an entry in the transaction of the change it records, and the subtrees that its leaf completes.
+pub fn append(tx: &mut Tx<'_>, tenant: TenantId, now: Timestamp, random: &Random, new: &NewEntry) -> Result<AuditId> {
+    let head_key = Key::new().bytes(tenant.to_bytes());
+    let head: HeadRow = tx.get(AUDIT_HEADS, &head_key)?.unwrap_or_default();
+    let mut tree = frontier(&head)?;
+    let seq = head.size;
+    let id = AuditId::generate(now, random);
+    let personal = personal_of(new, random);
+    let leaf = Leaf {
+        id,
+        seq,
+        tenant,
+        user_id: new.user_id,
+        device_id: new.device_id.clone(),
+        jti: new.jti,
+        source: new.source,
+        threat_level: new.level,
+        threat_score: new.score,
+        decision_reason: new.reason.clone(),
+        attestation_state: new.attestation.clone(),
+        action_taken: new.action,
+        signal_id: new.signal_id,
+        request_id: new.request_id.clone(),
+        created_at: now,
+        personal_sha256: personal.as_ref().map(commitment).transpose()?,
+    };
+    let value = serde_json::to_value(&leaf).map_err(Error::internal)?;
+    let leaf = jcs::canonicalize(&value).map_err(Error::internal)?;
+    for node in tree.push(merkle::leaf_hash(leaf.as_bytes())) {
+        tx.put_raw(AUDIT_NODES, node_key(tenant, node.level, node.index), &node.hash)?;
+    }
+    tx.put(AUDIT, Key::new().bytes(tenant.to_bytes()).number(seq), &EntryRow { leaf, personal })?;
+    if let Some(device) = &new.device_id {
+        let key = Key::new().bytes(tenant.to_bytes()).text(device.as_str()).number(seq);
+        tx.put_raw(AUDIT_BY_DEVICE, key, &[])?;
+    }
+    tx.put(AUDIT_HEADS, head_key, &head_of(&tree))?;
+    Ok(id)
+}
+
+fn node_key(tenant: TenantId, level: u8, index: u64) -> Key {
+    Key::new().bytes(tenant.to_bytes()).byte(level).number(index)
+}
+
+fn personal_of(new: &NewEntry, random: &Random) -> Option<Personal> {
+    if new.ip.is_none() && new.user_agent.is_none() {
+        return None;
+    }
+    Some(Personal {
+        salt: Base64UrlUnpadded::encode_string(&random.bytes::<16>()),
+        ip: new.ip.map(|ip| ip.to_string()),
+        user_agent: new.user_agent.clone(),
+    })
+}
+
+fn commitment(personal: &Personal) -> Result<String> {
+    let value = serde_json::to_value(personal).map_err(Error::internal)?;
+    let text = jcs::canonicalize(&value).map_err(Error::internal)?;
+    Ok(Base64UrlUnpadded::encode_string(&Sha256::digest(text.as_bytes())))
+}
+
+fn frontier(head: &HeadRow) -> Result<Frontier> {
+    let damaged = || Error::internal("the head of an audit tree is damaged");
+    let edge = head
+        .edge
+        .iter()
+        .map(|text| Hash::try_from(Base64UrlUnpadded::decode_vec(text).unwrap_or_default()).map_err(|_| damaged()))
+        .collect::<Result<Vec<_>>>()?;
+    Frontier::from_parts(head.size, edge).map_err(|_| damaged())
+}
+
+fn head_of(tree: &Frontier) -> HeadRow {
+    HeadRow { size: tree.size(), edge: tree.peaks().iter().map(|h| Base64UrlUnpadded::encode_string(h)).collect() }
+}
+
+/// One page, newest first.
+pub(super) fn page(
+    snapshot: &Snapshot,
+    tenant: TenantId,
+    device: Option<&DeviceId>,
+    before: Option<u64>,
+    limit: usize,
+) -> Result<Page> {
+    let (table, prefix) = match device {
+        Some(device) => (AUDIT_BY_DEVICE, Key::new().bytes(tenant.to_bytes()).text(device.as_str())),
+        None => (AUDIT, Key::new().bytes(tenant.to_bytes())),
+    };
+    let mut seqs = Vec::new();
+    let below = before.map(|seq| prefix.clone().number(seq));
+    snapshot.visit_back(table, &prefix, below.as_ref(), |key, _| {
+        seqs.extend(trailing_number(key));
+        Ok(seqs.len() <= limit)
+    })?;
+    let more = seqs.len() > limit;
+    seqs.truncate(limit);
+    let entries = seqs
+        .iter()
+        .map(|seq| {
+            let key = Key::new().bytes(tenant.to_bytes()).number(*seq);
+            let row: EntryRow =
+                snapshot.get(AUDIT, key)?.ok_or_else(|| Error::internal("an audit entry is missing"))?;
+            shown(row)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Page { next: if more { seqs.last().copied() } else { None }, entries })
+}
+
+fn shown(row: EntryRow) -> Result<Entry> {
+    let leaf: Leaf = serde_json::from_str(&row.leaf).map_err(Error::internal)?;
+    let (ip, user_agent) = row.personal.map_or((None, None), |p| (p.ip, p.user_agent));
+    Ok(Entry {
+        id: leaf.id,
+        seq: leaf.seq,
+        tenant: leaf.tenant,
+        user_id: leaf.user_id,
+        device_id: leaf.device_id,
+        jti: leaf.jti,
+        ip,
+        user_agent,
+        source: leaf.source,
+        threat_level: leaf.threat_level,
+        threat_score: leaf.threat_score,
+        decision_reason: leaf.decision_reason,
+        attestation_state: leaf.attestation_state,
+        action_taken: leaf.action_taken,
+        signal_id: leaf.signal_id,
+        request_id: leaf.request_id,
+        created_at: leaf.created_at,
+    })
+}
+
+/// What a check of every tree found.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct TreeCheck {
+    /// Whose log.
+    pub tenant: TenantId,
+    /// Entries.
+    pub size: u64,
+    /// Root hash in base64url, as recomputed from the entries.
+    pub root: String,
+    /// What is wrong, each with its sequence number; empty for a sound log.
+    pub faults: Vec<String>,
+}
+
+/// How many faults of one tree are named; a log that was replaced wholesale has as many as entries.
+const FAULTS_NAMED_MAX: usize = 20;
+
+/// Recomputes every leaf, subtree and root from the stored entries and compares them with what is stored.
+pub fn check_trees(snapshot: &Snapshot) -> Result<Vec<TreeCheck>> {
+    let mut heads: Vec<(TenantId, HeadRow)> = Vec::new();
+    snapshot.rows::<HeadRow>(AUDIT_HEADS, |key, row| {
+        let tenant = key.first_chunk::<16>().ok_or_else(|| Error::internal("an audit head has a damaged key"))?;
+        heads.push((TenantId::from_bytes(*tenant), row));
+        Ok(())
+    })?;
+    heads.into_iter().map(|(tenant, head)| check_tree(snapshot, tenant, &head)).collect()
+}
+
+fn check_tree(snapshot: &Snapshot, tenant: TenantId, head: &HeadRow) -> Result<TreeCheck> {
+    let mut tree = Frontier::default();
+    let mut faults: Vec<String> = Vec::new();
+    let mut fault = |text: String| {
+        if faults.len() < FAULTS_NAMED_MAX {
+            faults.push(text);
+        }
+    };
+    snapshot.visit_prefix(AUDIT, &Key::new().bytes(tenant.to_bytes()), |key, value| {
+        let seq = trailing_number(key).unwrap_or(u64::MAX);
+        if seq != tree.size() {
+            fault(format!("entry {} is missing", tree.size()));
+            return Ok(false);
+        }
+        match codec::decode::<EntryRow>(value) {
+            Ok(row) => {
+                check_entry(&row, tenant, seq, &mut fault);
+                for Node { level, index, hash } in tree.push(merkle::leaf_hash(row.leaf.as_bytes())) {
+                    if snapshot.get_raw(AUDIT_NODES, node_key(tenant, level, index))?.as_deref()
+                        != Some(hash.as_slice())
+                    {
+                        fault(format!(
+                            "entry {seq}: the stored subtree at level {level}, index {index} does not match"
+                        ));
+                    }
+                }
+                Ok(true)
+            }
+            Err(e) => {
+                fault(format!("entry {seq} does not decode: {e}"));
+                Ok(false)
+            }
+        }
+    })?;
+    if tree.size() != head.size {
+        fault(format!("the head says {} entries, {} were found", head.size, tree.size()));
+    } else if head_of(&tree).edge != head.edge {
+        fault("the stored head does not match the entries".to_owned());
+    }
+    Ok(TreeCheck { tenant, size: tree.size(), root: Base64UrlUnpadded::encode_string(&tree.root()), faults })
+}
+
+fn check_entry(row: &EntryRow, tenant: TenantId, seq: u64, fault: &mut impl FnMut(String)) {
+    let Ok(leaf) = serde_json::from_str::<Leaf>(&row.leaf) else {
+        fault(format!("entry {seq}: its leaf is not readable"));
+        return;
+    };
+    if leaf.seq != seq || leaf.tenant != tenant {
+        fault(format!("entry {seq} says that it is entry {} of {}", leaf.seq, leaf.tenant));
+    }
+    // Erased personal data leaves only the commitment; data that is there must be what was committed to.
+    if let Some(personal) = &row.personal
+        && commitment(personal).ok() != leaf.personal_sha256
+    {
+        fault(format!("entry {seq}: address or user agent were changed"));
+    }
+}

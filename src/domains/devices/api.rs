@@ -1,0 +1,131 @@
+//! Devices on the wire.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::model::{BlockCause, Device, DeviceState, PlanTier};
+use crate::gate::{Context, Nothing, Params, Query, Reply, Values};
+use crate::kernel::error::FieldError;
+use crate::kernel::ids::{DeviceId, UserId};
+use crate::kernel::{Result, Timestamp};
+use crate::list_of;
+
+/// A device as an analyst sees it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Device)]
+pub struct DeviceView {
+    /// Its own name.
+    #[schema(value_type = String)]
+    pub device_id: DeviceId,
+    /// For people.
+    pub device_name: String,
+    /// As told at enrollment.
+    pub platform: String,
+    /// As told at enrollment.
+    pub os_version: String,
+    /// The user it belongs to.
+    #[schema(value_type = String)]
+    pub owner: UserId,
+    /// `active` or `blocked`.
+    pub state: &'static str,
+    /// Present while it is blocked.
+    pub blocked: Option<BlockedView>,
+    /// What it declared to have.
+    pub sensors: Vec<&'static str>,
+    /// Whether it enrolled a key.
+    pub has_key: bool,
+    /// The newest score.
+    pub trust_score: u8,
+    /// Its subscription.
+    pub plan_tier: PlanTier,
+    /// When its trial ends.
+    #[schema(value_type = String, format = DateTime)]
+    pub trial_expires_at: Timestamp,
+    /// First enrollment.
+    #[schema(value_type = String, format = DateTime)]
+    pub registered_at: Timestamp,
+    /// Last enrollment.
+    #[schema(value_type = String, format = DateTime)]
+    pub enrolled_at: Timestamp,
+    /// Newest heartbeat; null before the first.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_seen_at: Option<Timestamp>,
+}
+
+/// Why a device is blocked.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Blocked)]
+pub struct BlockedView {
+    /// Who or what blocked it.
+    pub cause: BlockCause,
+    /// In words.
+    pub reason: String,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+}
+
+list_of! {
+    /// A page of devices, by name.
+    DeviceList of DeviceView
+}
+
+fn view(ctx: &Context, device: Device) -> DeviceView {
+    let live = ctx.services().devices.entry(device.tenant, &device.id);
+    let (state, blocked) = match device.state {
+        DeviceState::Active => ("active", None),
+        DeviceState::Blocked { cause, reason, at } => ("blocked", Some(BlockedView { cause, reason, at })),
+    };
+    let mut sensors = Vec::new();
+    if device.sensors.accelerometer {
+        sensors.push("accelerometer");
+    }
+    if device.sensors.gyroscope {
+        sensors.push("gyroscope");
+    }
+    DeviceView {
+        trust_score: live.as_ref().map_or(100, |e| e.score().points()),
+        last_seen_at: live.and_then(|e| e.last_seen()),
+        device_id: device.id,
+        device_name: device.name,
+        platform: device.platform,
+        os_version: device.os_version,
+        owner: device.owner,
+        state,
+        blocked,
+        sensors,
+        has_key: device.public_key.is_some(),
+        plan_tier: device.tier,
+        trial_expires_at: device.trial_expires_at,
+        registered_at: device.registered_at,
+        enrolled_at: device.enrolled_at,
+    }
+}
+
+/// A page.
+pub struct PageQuery {
+    limit: usize,
+    cursor: Option<DeviceId>,
+}
+
+impl Params for PageQuery {
+    const NAMES: &'static [(&'static str, &'static str)] =
+        &[("limit", "1 to 200, 50 when absent."), ("cursor", "next_cursor of the page before.")];
+    fn read(values: &Values, wrong: &mut Vec<FieldError>) -> Self {
+        Self { limit: values.limit(wrong), cursor: values.parse("cursor", wrong) }
+    }
+}
+
+/// `GET /v1/devices`
+pub async fn list(ctx: Context, Query(query): Query<PageQuery>) -> Result<Reply<DeviceList>> {
+    let page = ctx.services().devices.list(ctx.tenant()?, query.cursor, query.limit).await?;
+    let next_cursor = page.next.map(|id| id.to_string());
+    Ok(Reply::new(DeviceList { data: page.devices.into_iter().map(|d| view(&ctx, d)).collect(), next_cursor }))
+}
+
+/// `GET /v1/devices/{device_id}`
+pub async fn get(ctx: Context, _: Nothing) -> Result<Reply<DeviceView>> {
+    let entry = ctx.device_entry(&ctx.path("device_id")?)?;
+    let device = Device::clone(&entry.device());
+    Ok(Reply::new(view(&ctx, device)))
+}

@@ -1,0 +1,99 @@
+//! Enrolled devices: who owns them, what they can sense, whether they are blocked.
+//!
+//! A device's state lives in its row; the index holds what every heartbeat asks (blocked? trial over? how many this
+//! minute?) in atomics that only a commit changes. A blocked device stays blocked until somebody releases it: neither a
+//! new enrollment nor a restart does.
+
+pub mod api;
+mod index;
+mod model;
+mod store;
+
+pub use index::DeviceEntry;
+pub use model::{BlockCause, Device, DeviceState, PlanTier, SensorsDeclared};
+pub use store::{Blocked, block, load, save, unblock};
+
+use std::sync::Arc;
+
+use crate::kernel::ids::{DeviceId, DeviceNo, TenantId};
+use crate::kernel::{Kind, Refusal, Result, Timestamp, limits};
+use crate::store::{Snapshot, Store};
+
+/// 402: the trial is over and nothing is paid.
+pub fn payment_required(entry: &DeviceEntry, now: Timestamp) -> Refusal {
+    let device = entry.device();
+    let detail = "The device's trial is over and nothing is paid for it. Its kill switch goes on working.";
+    let billing = serde_json::json!({
+        "plan": device.tier.name(),
+        "premium": false,
+        "trial": false,
+        "trial_expired": true,
+        "trial_days_remaining": device.trial_days_remaining(now),
+        "is_active": false,
+        "expires_at": device.trial_expires_at,
+        "device_id": device.id,
+    });
+    let extra = billing.as_object().cloned().map(Box::new);
+    Refusal { extra, ..Refusal::new(Kind::PaymentRequired, "trial_expired", detail) }
+}
+
+/// One page of devices, by name.
+pub struct Page {
+    /// The devices.
+    pub devices: Vec<Device>,
+    /// The name to go on after, when there is more.
+    pub next: Option<DeviceId>,
+}
+
+/// The registry. Cheap to clone.
+#[derive(Clone)]
+pub struct Devices {
+    store: Store,
+    index: Arc<index::Index>,
+}
+
+impl Devices {
+    /// Reads every device of the data file into the index.
+    pub fn rebuild(store: Store) -> Result<Self> {
+        let index = Arc::new(index::Index::default());
+        index.rebuild(&store.read()?)?;
+        Ok(Self { store, index })
+    }
+
+    /// The live entry of a device; `None` also for another tenant's.
+    pub fn entry(&self, tenant: TenantId, id: &DeviceId) -> Option<Arc<DeviceEntry>> {
+        self.index.get(tenant, id)
+    }
+
+    /// Every live entry, for start-up.
+    pub fn entries(&self) -> Vec<Arc<DeviceEntry>> {
+        self.index.all()
+    }
+
+    /// How many devices are enrolled, on the whole appliance.
+    pub fn count(&self) -> usize {
+        self.index.len()
+    }
+
+    /// The live entry of the device with this number; for start-up.
+    pub fn by_no(&self) -> std::collections::HashMap<DeviceNo, Arc<DeviceEntry>> {
+        self.entries().into_iter().map(|e| (e.no, e)).collect()
+    }
+
+    /// A page of a tenant's devices.
+    pub async fn list(&self, tenant: TenantId, after: Option<DeviceId>, limit: usize) -> Result<Page> {
+        let limit = limit.clamp(1, limits::PAGE_MAX);
+        self.store.read_with(move |s: &Snapshot| store::page(s, tenant, after.as_ref(), limit)).await
+    }
+
+    /// Feeds the index once the change of `device` is durable. Every change of a row goes through here.
+    pub fn publish(&self, tx: &mut crate::store::Tx<'_>, device: Device) {
+        let index = Arc::clone(&self.index);
+        tx.after_commit(move || index.apply(device));
+    }
+
+    /// The data file behind the registry.
+    pub(crate) const fn store(&self) -> &Store {
+        &self.store
+    }
+}

@@ -1,0 +1,149 @@
+//! A device and its states.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::crypto::Jwk;
+use crate::kernel::Timestamp;
+use crate::kernel::ids::{DeviceId, DeviceNo, SessionId, TenantId, UserId};
+use crate::store::Row;
+
+/// Which motion sensors a device said it has; what it has, it must send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SensorsDeclared {
+    /// m/s², gravity included.
+    pub accelerometer: bool,
+    /// rad/s.
+    pub gyroscope: bool,
+}
+
+impl Default for SensorsDeclared {
+    fn default() -> Self {
+        Self { accelerometer: true, gyroscope: true }
+    }
+}
+
+/// What a device's subscription allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanTier {
+    /// The first days after enrollment.
+    Trial,
+    /// Small plan.
+    PaidBasic,
+    /// Full plan.
+    Paid,
+    /// By contract.
+    Enterprise,
+}
+
+impl PlanTier {
+    /// Heartbeats a minute.
+    pub const fn heartbeats_per_minute(self) -> u32 {
+        match self {
+            Self::Trial => 120,
+            Self::PaidBasic => 600,
+            Self::Paid => 1_200,
+            Self::Enterprise => 6_000,
+        }
+    }
+
+    /// As on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Trial => "trial",
+            Self::PaidBasic => "paid_basic",
+            Self::Paid => "paid",
+            Self::Enterprise => "enterprise",
+        }
+    }
+}
+
+/// Who or what blocked a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockCause {
+    /// The threat engine.
+    Score,
+    /// An old refresh token came back.
+    RefreshReused,
+    /// A person's command.
+    Command,
+}
+
+/// Whether a device may act.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum DeviceState {
+    /// It may.
+    #[default]
+    Active,
+    /// It may only receive commands.
+    Blocked {
+        /// Who or what blocked it.
+        cause: BlockCause,
+        /// In words.
+        reason: String,
+        /// Since when.
+        at: Timestamp,
+    },
+}
+
+/// A stored device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Device {
+    /// Its number on this appliance.
+    pub no: DeviceNo,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The client's own name for it.
+    pub id: DeviceId,
+    /// For people.
+    pub name: String,
+    /// `android`, `ios`, ... as told at enrollment.
+    pub platform: String,
+    /// As told at enrollment.
+    pub os_version: String,
+    /// The user it belongs to.
+    pub owner: UserId,
+    /// What it can sense.
+    pub sensors: SensorsDeclared,
+    /// The key that it proves itself with, where it enrolled one.
+    pub public_key: Option<Jwk>,
+    /// First enrollment: the trial counts from here.
+    pub registered_at: Timestamp,
+    /// Last enrollment.
+    pub enrolled_at: Timestamp,
+    /// The one session that it holds; a new enrollment ends it.
+    pub session: Option<SessionId>,
+    /// Whether it may act.
+    pub state: DeviceState,
+    /// What it may use.
+    pub tier: PlanTier,
+    /// When the trial ends.
+    pub trial_expires_at: Timestamp,
+    /// `seq` of the newest command; rises, never repeats.
+    pub command_seq: u64,
+    /// No command below this one is unfinished.
+    pub oldest_open_command_seq: u64,
+}
+impl Row for Device {}
+
+impl Device {
+    /// Whether it may only receive commands.
+    pub const fn is_blocked(&self) -> bool {
+        matches!(self.state, DeviceState::Blocked { .. })
+    }
+
+    /// Whether the trial is over and nothing is paid.
+    pub fn must_pay(&self, now: Timestamp) -> bool {
+        self.tier == PlanTier::Trial && now >= self.trial_expires_at
+    }
+
+    /// Whole days of trial that are left, a begun day counting as one.
+    pub fn trial_days_remaining(&self, now: Timestamp) -> u64 {
+        const DAY: Duration = Duration::from_secs(86_400);
+        self.trial_expires_at.since(now).as_secs().div_ceil(DAY.as_secs())
+    }
+}

@@ -1,0 +1,305 @@
+//! A device's way in: a new device is registered, a known one proves itself again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::model::{EndCause, EnrollmentTokenRow};
+use super::session::TokenPair;
+use super::{Iam, SessionEntry};
+use crate::crypto::{Jwk, sha256};
+use crate::domains::audit::{self, Action, NewEntry};
+use crate::domains::devices::{self, Device, DeviceState, PlanTier, SensorsDeclared};
+use crate::domains::tenants;
+use crate::kernel::context::Origin;
+use crate::kernel::ids::{DeviceId, DeviceNo, EnrollmentId, TenantId, UserId};
+use crate::kernel::rate::Quota;
+use crate::kernel::{Error, Kind, Random, Refusal, Result, Timestamp};
+use crate::store::Tx;
+use crate::store::tables::{ENROLLMENT_TOKENS, Key};
+
+/// What a device says of itself.
+#[derive(Clone, Debug)]
+pub struct Enrollment {
+    /// Its own name.
+    pub device_id: DeviceId,
+    /// For people.
+    pub device_name: String,
+    /// As reported.
+    pub os_version: String,
+    /// As reported; `unknown` when not.
+    pub platform: String,
+    /// What it can sense.
+    pub sensors: SensorsDeclared,
+    /// The key that it will prove itself with.
+    pub public_key: Option<Jwk>,
+    /// Whether it brought an attestation.
+    pub attested: bool,
+}
+
+/// By what right it comes.
+#[derive(Clone)]
+pub enum EnrollmentBy {
+    /// An enrollment token.
+    Token(String),
+    /// A user's session with `devices:write`.
+    User(Arc<SessionEntry>),
+    /// Nothing: the configuration names a tenant that is open.
+    Open,
+}
+
+/// An enrolled device's tokens.
+pub struct Enrolled {
+    /// The tokens.
+    pub pair: TokenPair,
+    /// When the trial ends.
+    pub trial_expires_at: Timestamp,
+}
+
+impl Iam {
+    /// Registers a device, or opens a new session for a known one; earlier sessions end, a block stays.
+    ///
+    /// # Errors
+    /// 401 `enrollment_refused` without a valid right; 409 `device_exists` when the device is known and the caller is
+    /// neither its owner nor holds a token that was issued for it; 403 `attestation_required`, `device_limit_reached`.
+    pub async fn enroll(&self, wanted: Enrollment, by: EnrollmentBy, origin: Origin) -> Result<Enrolled> {
+        if let EnrollmentBy::Token(token) = &by {
+            self.check_enroll_rate(token)?;
+        }
+        let this = self.clone();
+        let (row, device) = self.inner.store.write(move |tx| this.enroll_in(tx, &wanted, &by, &origin)).await?;
+        let access = self.mint_device(device.owner, device.tenant, row.id, &device.id);
+        let pair = self.pair(&row, row.family.generation, access);
+        Ok(Enrolled { pair, trial_expires_at: device.trial_expires_at })
+    }
+
+    fn enroll_in(
+        &self,
+        tx: &mut Tx<'_>,
+        wanted: &Enrollment,
+        by: &EnrollmentBy,
+        origin: &Origin,
+    ) -> Result<(super::model::SessionRow, Device)> {
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        let right = self.right(tx, wanted, by, now)?;
+        let tenant = tenants::load(tx, right.tenant)?.ok_or_else(refused)?;
+        let known = devices::load(tx, right.tenant, &wanted.device_id)?;
+        if known.is_some() && !known.as_ref().is_some_and(|d| right.covers(d)) {
+            let detail = "A device of this name is enrolled already. Its owner, or a token issued for this very device, can enroll it again.";
+            return Err(Refusal::new(Kind::Conflict, "device_exists", detail).into());
+        }
+        if known.is_none() {
+            if tenant.attestation_required && !wanted.attested {
+                let detail =
+                    "This tenant demands proof of the device's hardware. Send attestation with the enrollment.";
+                return Err(Refusal::new(Kind::Forbidden, "attestation_required", detail).into());
+            }
+            if inner.devices.count() >= inner.settings.devices_max {
+                let detail = "The appliance has reached its number of devices (devices.max).";
+                return Err(Refusal::new(Kind::Forbidden, "device_limit_reached", detail).into());
+            }
+        }
+        let action = if known.is_some() { Action::DeviceReenrolled } else { Action::DeviceEnrolled };
+        // From here on it writes, and nothing may refuse any more.
+        right.spend(tx)?;
+        let mut device = match known {
+            Some(device) => {
+                self.end_session_of(tx, &device, EndCause::Replaced)?;
+                updated(device, wanted, now)
+            }
+            None => {
+                let no = DeviceNo(tx.next_number("device_no")?);
+                registered(no, right.tenant, right.owner, wanted, now, inner.settings.trial)
+            }
+        };
+        let row = self.open_session(tx, device.tenant, device.owner, Some(&device), origin)?;
+        device.session = Some(row.id);
+        devices::save(tx, &inner.devices, &device)?;
+        let entry = NewEntry::new(action, origin).user(right.owner).device(&device.id).reason(right.how);
+        audit::append(tx, device.tenant, now, &inner.random, &entry)?;
+        Ok((row, device))
+    }
+
+    fn right(&self, tx: &mut Tx<'_>, wanted: &Enrollment, by: &EnrollmentBy, now: Timestamp) -> Result<Right> {
+        match by {
+            EnrollmentBy::Token(token) => {
+                let hash = sha256(token.as_bytes());
+                let row: EnrollmentTokenRow = tx.get(ENROLLMENT_TOKENS, Key::new().bytes(hash))?.ok_or_else(refused)?;
+                let spent = row.uses_max.is_some_and(|max| row.uses >= max);
+                let for_another = row.device.as_ref().is_some_and(|d| *d != wanted.device_id);
+                if row.revoked || spent || for_another || now >= row.expires_at {
+                    return Err(refused());
+                }
+                let for_device = row.device.is_some();
+                let how = format!("enrollment token {}", row.id);
+                Ok(Right {
+                    tenant: row.tenant,
+                    owner: row.owner,
+                    owner_present: false,
+                    for_device,
+                    how,
+                    token: Some((hash, row)),
+                })
+            }
+            EnrollmentBy::User(session) => Ok(Right {
+                tenant: session.tenant,
+                owner: session.user,
+                owner_present: true,
+                for_device: false,
+                how: "a user's session".to_owned(),
+                token: None,
+            }),
+            EnrollmentBy::Open => {
+                let tenant = self.inner.settings.open_tenant.ok_or_else(refused)?;
+                let owner = super::setup::first_admin(tx, tenant)?.ok_or_else(refused)?;
+                let how = "open enrollment".to_owned();
+                Ok(Right { tenant, owner, owner_present: false, for_device: false, how, token: None })
+            }
+        }
+    }
+
+    fn check_enroll_rate(&self, token: &str) -> Result<()> {
+        let inner = &self.inner;
+        let quota = Quota::per_minute(inner.settings.enroll_per_minute);
+        let pinned = inner.enroll_rates.pin();
+        let window = pinned.get_or_insert_with(sha256(token.as_bytes()), Arc::default);
+        let decision = window.admit(quota, inner.clock.now());
+        if decision.admitted {
+            return Ok(());
+        }
+        let detail = "Too many enrollments with this token in the last minute.";
+        Err(Refusal::new(Kind::RateLimited, "rate_limited", detail).retry_after_s(decision.reset_s).into())
+    }
+
+    /// Makes an enrollment token for devices that `owner` (when absent, the tenant's first administrator) will own. The
+    /// token is shown once: only its hash is stored.
+    pub async fn new_enrollment_token(
+        &self,
+        tenant: TenantId,
+        owner: Option<UserId>,
+        spec: TokenSpec,
+        origin: Origin,
+    ) -> Result<String> {
+        let this = self.clone();
+        self.inner
+            .store
+            .write(move |tx| {
+                let now = this.inner.clock.now();
+                let owner = match owner {
+                    Some(owner) => owner,
+                    None => super::setup::first_admin(tx, tenant)?.ok_or_else(Refusal::not_found)?,
+                };
+                new_token(tx, tenant, owner, &spec, now, &this.inner.random, &origin)
+            })
+            .await
+    }
+}
+
+/// What an enrollment token allows.
+#[derive(Clone, Debug)]
+pub struct TokenSpec {
+    /// How long it is valid.
+    pub lifetime: Duration,
+    /// `None`: no limit.
+    pub uses_max: Option<u32>,
+    /// Only for this device, and then also for enrolling it again.
+    pub device: Option<DeviceId>,
+}
+
+pub(super) fn new_token(
+    tx: &mut Tx<'_>,
+    tenant: TenantId,
+    owner: UserId,
+    spec: &TokenSpec,
+    now: Timestamp,
+    random: &Random,
+    origin: &Origin,
+) -> Result<String> {
+    use base64ct::{Base64UrlUnpadded, Encoding};
+    let token = format!("bre_{}", Base64UrlUnpadded::encode_string(&random.bytes::<32>()));
+    let row = EnrollmentTokenRow {
+        id: EnrollmentId::generate(now, random),
+        tenant,
+        owner,
+        created_at: now,
+        expires_at: now.plus(spec.lifetime),
+        uses_max: spec.uses_max,
+        uses: 0,
+        device: spec.device.clone(),
+        revoked: false,
+    };
+    tx.put(ENROLLMENT_TOKENS, Key::new().bytes(sha256(token.as_bytes())), &row)?;
+    let entry = NewEntry::new(Action::EnrollmentTokenCreated, origin).user(owner).reason(row.id.to_string());
+    audit::append(tx, tenant, now, random, &entry)?;
+    Ok(token)
+}
+
+/// A right that was checked.
+struct Right {
+    tenant: TenantId,
+    owner: UserId,
+    owner_present: bool,
+    for_device: bool,
+    how: String,
+    token: Option<([u8; 32], EnrollmentTokenRow)>,
+}
+
+impl Right {
+    /// Whether it also covers a device that is enrolled already.
+    fn covers(&self, device: &Device) -> bool {
+        self.for_device || (self.owner_present && self.owner == device.owner)
+    }
+
+    fn spend(&self, tx: &mut Tx<'_>) -> Result<()> {
+        let Some((hash, row)) = &self.token else { return Ok(()) };
+        let spent = EnrollmentTokenRow { uses: row.uses.saturating_add(1), ..row.clone() };
+        tx.put(ENROLLMENT_TOKENS, Key::new().bytes(hash), &spent)
+    }
+}
+
+fn registered(
+    no: DeviceNo,
+    tenant: TenantId,
+    owner: UserId,
+    wanted: &Enrollment,
+    now: Timestamp,
+    trial: Duration,
+) -> Device {
+    Device {
+        no,
+        tenant,
+        id: wanted.device_id.clone(),
+        name: wanted.device_name.clone(),
+        platform: wanted.platform.clone(),
+        os_version: wanted.os_version.clone(),
+        owner,
+        sensors: wanted.sensors,
+        public_key: wanted.public_key.clone(),
+        registered_at: now,
+        enrolled_at: now,
+        session: None,
+        state: DeviceState::Active,
+        tier: PlanTier::Trial,
+        trial_expires_at: now.plus(trial),
+        command_seq: 0,
+        oldest_open_command_seq: 1,
+    }
+}
+
+/// A known device that came again: block, trial and owner stand; its key changes only if it brought one.
+fn updated(device: Device, wanted: &Enrollment, now: Timestamp) -> Device {
+    Device {
+        name: wanted.device_name.clone(),
+        platform: wanted.platform.clone(),
+        os_version: wanted.os_version.clone(),
+        sensors: wanted.sensors,
+        public_key: wanted.public_key.clone().or_else(|| device.public_key.clone()),
+        enrolled_at: now,
+        ..device
+    }
+}
+
+fn refused() -> Error {
+    let detail = "Enrollment needs a valid enrollment token, or the token of a user who may enroll devices.";
+    Refusal::new(Kind::Unauthenticated, "enrollment_refused", detail).into()
+}

@@ -1,0 +1,157 @@
+//! Who somebody is and what they may do: users, sessions, tokens, enrollment.
+//!
+//! An access token is believed for its signature and its session: the signature is checked once, the session on every
+//! request. A refresh family has one live token; what may happen when one is presented is decided by [`refresh`].
+//!
+//! Knows nothing of HTTP, cookies or headers.
+
+pub mod api;
+mod enroll;
+mod index;
+mod keys;
+mod login;
+mod model;
+pub mod refresh;
+mod session;
+mod setup;
+mod token;
+
+pub use enroll::{Enrolled, Enrollment, EnrollmentBy, TokenSpec};
+pub use index::SessionEntry;
+pub use keys::{load as load_keys, rotate as rotate_keys};
+pub use login::{Credentials, LoggedIn};
+pub use model::{EndCause, Permission, SessionView, User};
+pub use session::TokenPair;
+pub use setup::{FirstSecrets, set_up};
+pub use token::{AccessClaims, DEVICE_SCOPE};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::crypto::keyring::KeyRing;
+use crate::crypto::{JwtPolicy, SealingKey};
+use crate::domains::devices::Devices;
+use crate::domains::killswitch::KillSwitch;
+use crate::kernel::ids::{DeviceId, SessionId, TenantId, UserId};
+use crate::kernel::{Clock, Random, Result};
+use crate::store::Store;
+
+/// What the configuration says about tokens and enrollment.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `iss` of our tokens.
+    pub issuer: String,
+    /// `aud` of our tokens.
+    pub audience: String,
+    /// Life of an access token.
+    pub access_ttl: Duration,
+    /// Sliding life of a refresh token.
+    pub refresh_ttl: Duration,
+    /// Life of a refresh family, however often it rotates.
+    pub refresh_absolute: Duration,
+    /// Life of a device's trial.
+    pub trial: Duration,
+    /// Devices on the whole appliance.
+    pub devices_max: usize,
+    /// The tenant that anybody on the network may enroll into.
+    pub open_tenant: Option<TenantId>,
+    /// Enrollments a minute for each token.
+    pub enroll_per_minute: u32,
+}
+
+/// Identity. Cheap to clone.
+#[derive(Clone)]
+pub struct Iam {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    devices: Devices,
+    killswitch: KillSwitch,
+    keys: KeyRing,
+    clock: Clock,
+    random: Random,
+    settings: Settings,
+    policy: JwtPolicy,
+    refresh_key: [u8; 32],
+    sessions: index::Index,
+    enroll_rates: papaya::HashMap<[u8; 32], Arc<crate::kernel::rate::SlidingWindow>>,
+    argon: login::ArgonPool,
+}
+
+/// What identity is built from.
+pub struct Parts {
+    /// The registry.
+    pub devices: Devices,
+    /// For the lock that answers a stolen refresh token.
+    pub killswitch: KillSwitch,
+    /// Signs and verifies.
+    pub keys: KeyRing,
+    /// Derives the key of refresh tokens.
+    pub sealing: Arc<SealingKey>,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub random: Random,
+    /// The configuration's part.
+    pub settings: Settings,
+}
+
+impl Iam {
+    /// Reads every living session of the data file into the index.
+    pub fn rebuild(parts: Parts) -> Result<Self> {
+        let store = parts.devices.store().clone();
+        let sessions = index::Index::default();
+        sessions.rebuild(&store.read()?, parts.clock.now())?;
+        let lifetime_s = u32::try_from(parts.settings.access_ttl.as_secs()).unwrap_or(u32::MAX);
+        let policy = JwtPolicy {
+            issuer: parts.settings.issuer.clone(),
+            audience: parts.settings.audience.clone(),
+            typ: token::ACCESS_JWT_TYPE.to_owned(),
+            leeway_s: 30,
+            max_lifetime_s: lifetime_s.max(900),
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                store,
+                devices: parts.devices,
+                killswitch: parts.killswitch,
+                keys: parts.keys,
+                clock: parts.clock,
+                refresh_key: parts.sealing.derive("refresh-token"),
+                random: parts.random,
+                settings: parts.settings,
+                policy,
+                sessions,
+                enroll_rates: papaya::HashMap::new(),
+                argon: login::ArgonPool::default(),
+            }),
+        })
+    }
+
+    /// The published signing keys (RFC 7517).
+    pub fn jwks(&self) -> Arc<str> {
+        self.inner.keys.jwks()
+    }
+
+    /// The living or just ended session with this id; `None` when it never was or ended long ago.
+    pub fn session(&self, id: SessionId) -> Option<Arc<SessionEntry>> {
+        self.inner.sessions.get(id)
+    }
+
+    /// A user's stored row.
+    pub async fn user(&self, tenant: TenantId, user: UserId) -> Result<Option<User>> {
+        self.inner.store.read_with(move |s| model::user(s, tenant, user)).await
+    }
+
+    /// Sessions in memory, for the metrics.
+    pub fn session_count(&self) -> usize {
+        self.inner.sessions.len()
+    }
+
+    /// Whether this device's id is known in the tenant.
+    pub fn knows_device(&self, tenant: TenantId, id: &DeviceId) -> bool {
+        self.inner.devices.entry(tenant, id).is_some()
+    }
+}

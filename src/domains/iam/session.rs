@@ -1,0 +1,334 @@
+//! Opening, refreshing and ending sessions.
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+
+use super::model::{self, EndCause, SessionRow, SessionView};
+use super::refresh::{self, Family, Fingerprint, Presented, Rotation};
+use super::{Iam, SessionEntry};
+use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
+use crate::domains::devices::{self, BlockCause, Device};
+use crate::domains::killswitch::{self, NewCommand};
+use crate::kernel::context::Origin;
+use crate::kernel::ids::{DeviceId, SessionId, TenantId, UserId};
+use crate::kernel::{Error, Kind, Refusal, Result};
+use crate::store::tables::{Key, SESSIONS};
+use crate::store::{Tx, codec};
+
+/// A fresh pair of tokens, and whom it is for.
+#[derive(Clone, Debug)]
+pub struct TokenPair {
+    /// Fifteen minutes.
+    pub access_token: String,
+    /// Until it is used.
+    pub refresh_token: String,
+    /// Seconds until the access token ends.
+    pub expires_in: u64,
+    /// The session behind both.
+    pub session: SessionId,
+}
+
+/// Sessions of one user, or of one device, that are looked at together. More are a sign of abuse.
+const SESSIONS_SCANNED_MAX: usize = 10_000;
+
+fn key(tenant: TenantId, session: SessionId) -> Key {
+    Key::new().bytes(tenant.to_bytes()).bytes(session.to_bytes())
+}
+
+enum Outcome {
+    Fresh { row: Box<SessionRow>, generation: u32 },
+    Stolen,
+}
+
+impl Iam {
+    /// Writes a new session in the caller's transaction; the pair is made once that is durable ([`Iam::pair`]).
+    pub(super) fn open_session(
+        &self,
+        tx: &mut Tx<'_>,
+        tenant: TenantId,
+        user: UserId,
+        device: Option<&Device>,
+        origin: &Origin,
+    ) -> Result<SessionRow> {
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        let id = SessionId::generate(now, &inner.random);
+        let fingerprint = match device {
+            Some(device) => fingerprint_of(device)?,
+            None => Fingerprint::of_session(id),
+        };
+        let row = SessionRow {
+            id,
+            tenant,
+            user,
+            device: device.map(|d| d.id.clone()),
+            created_at: now,
+            last_refresh_at: now,
+            ip: origin.ip.map(|ip| ip.to_string()),
+            user_agent: origin.user_agent.as_deref().map(str::to_owned),
+            family: Family {
+                generation: 1,
+                salt: Base64UrlUnpadded::encode_string(&inner.random.bytes::<16>()),
+                rotated_at: None,
+                expires_at: now.plus(inner.settings.refresh_ttl),
+                absolute_expires_at: now.plus(inner.settings.refresh_absolute),
+                fingerprint,
+            },
+            ended: None,
+        };
+        self.save_session(tx, &row)?;
+        Ok(row)
+    }
+
+    fn save_session(&self, tx: &mut Tx<'_>, row: &SessionRow) -> Result<()> {
+        tx.put(SESSIONS, key(row.tenant, row.id), row)?;
+        let (iam, row) = (self.clone(), row.clone());
+        tx.after_commit(move || iam.inner.sessions.apply(&row));
+        Ok(())
+    }
+
+    /// The tokens of a session's generation.
+    pub(super) fn pair(&self, row: &SessionRow, generation: u32, access_token: String) -> TokenPair {
+        TokenPair {
+            access_token,
+            refresh_token: row.family.token(&self.inner.refresh_key, row.id, generation),
+            expires_in: self.inner.settings.access_ttl.as_secs(),
+            session: row.id,
+        }
+    }
+
+    /// Exchanges a refresh token. `platform` is what the presenter says of itself, where it says anything.
+    ///
+    /// # Errors
+    /// 403 `refresh_invalid` for what is unknown, expired or logged out; 403 `refresh_reused` for theft, after which the
+    /// family and the device's other sessions are revoked, the device is blocked and told to lock itself.
+    pub async fn refresh(
+        &self,
+        token: &str,
+        platform: Option<(DeviceId, String)>,
+        origin: Origin,
+    ) -> Result<TokenPair> {
+        let invalid = || Error::from(refresh_invalid());
+        let presented = Presented::parse(token).ok_or_else(invalid)?;
+        let entry = self.session(presented.session).ok_or_else(invalid)?;
+        let (this, tenant) = (self.clone(), entry.tenant);
+        let outcome = self
+            .inner
+            .store
+            .write(move |tx| this.refresh_in(tx, tenant, &presented, platform.as_ref(), &origin))
+            .await?;
+        match outcome {
+            Outcome::Fresh { row, generation } => {
+                entry.touch(self.inner.clock.now());
+                let access = match &row.device {
+                    Some(device) => self.mint_device(row.user, row.tenant, row.id, device),
+                    None => {
+                        let user =
+                            self.user(row.tenant, row.user).await?.filter(|u| !u.disabled).ok_or_else(invalid)?;
+                        self.mint_user(&user, row.id)
+                    }
+                };
+                Ok(self.pair(&row, generation, access))
+            }
+            Outcome::Stolen => Err(Refusal::new(
+                Kind::Forbidden,
+                "refresh_reused",
+                "This refresh token was used before. Its session and its device were revoked; enroll or log in again.",
+            )
+            .into()),
+        }
+    }
+
+    fn refresh_in(
+        &self,
+        tx: &mut Tx<'_>,
+        tenant: TenantId,
+        presented: &Presented,
+        claimed: Option<&(DeviceId, String)>,
+        origin: &Origin,
+    ) -> Result<Outcome> {
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        let mut row: SessionRow = tx.get(SESSIONS, key(tenant, presented.session))?.ok_or_else(refresh_invalid)?;
+        let device = match &row.device {
+            Some(id) => devices::load(tx, tenant, id)?,
+            None => None,
+        };
+        let holder = match (claimed, &device) {
+            (Some((id, platform)), Some(device)) => {
+                let thumbprint = thumbprint_of(device)?;
+                Some(Fingerprint::of_device(id, platform, thumbprint.as_deref()))
+            }
+            _ => None,
+        };
+        let ended = row.ended.is_some();
+        match refresh::rotate(&row.family, &inner.refresh_key, presented, holder.as_ref(), ended, now) {
+            Rotation::Invalid => Err(refresh_invalid().into()),
+            Rotation::Repeat => {
+                let generation = row.family.generation;
+                Ok(Outcome::Fresh { row: Box::new(row), generation })
+            }
+            Rotation::Next => {
+                row.family.generation += 1;
+                row.family.rotated_at = Some(now);
+                row.family.expires_at = now.plus(inner.settings.refresh_ttl).min(row.family.absolute_expires_at);
+                row.last_refresh_at = now;
+                self.save_session(tx, &row)?;
+                let mut entry = NewEntry::new(Action::TokenRefreshed, origin).user(row.user);
+                if let Some(device) = &row.device {
+                    entry = entry.device(device);
+                }
+                audit::append(tx, tenant, now, &inner.random, &entry)?;
+                let generation = row.family.generation;
+                Ok(Outcome::Fresh { row: Box::new(row), generation })
+            }
+            Rotation::Stolen => {
+                self.revoke_stolen(tx, row, device, origin)?;
+                Ok(Outcome::Stolen)
+            }
+        }
+    }
+
+    /// Everything that answers a theft, in one transaction.
+    fn revoke_stolen(&self, tx: &mut Tx<'_>, row: SessionRow, device: Option<Device>, origin: &Origin) -> Result<()> {
+        const REASON: &str = "an old refresh token was presented: somebody else holds a copy of the device's session";
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        let tenant = row.tenant;
+        let mut entry =
+            NewEntry::new(Action::RefreshReused, origin).user(row.user).level(ThreatLevel::Critical).reason(REASON);
+        if let Some(device) = &row.device {
+            entry = entry.device(device);
+        }
+        audit::append(tx, tenant, now, &inner.random, &entry)?;
+        self.end_row(tx, row, EndCause::RefreshReused)?;
+        if let Some(mut device) = device {
+            self.end_session_of(tx, &device, EndCause::RefreshReused)?;
+            let lock = NewCommand::new(killswitch::Action::CriticalLock, REASON);
+            let note = NewEntry::new(Action::DeviceBlocked, origin)
+                .device(&device.id)
+                .level(ThreatLevel::Critical)
+                .reason(REASON);
+            inner.killswitch.block(tx, &mut device, BlockCause::RefreshReused, &lock, note, origin)?;
+        }
+        Ok(())
+    }
+
+    fn end_row(&self, tx: &mut Tx<'_>, mut row: SessionRow, cause: EndCause) -> Result<()> {
+        if row.ended.is_none() {
+            row.ended = Some((cause, self.inner.clock.now()));
+            self.save_session(tx, &row)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the session that a device holds, if any.
+    pub(super) fn end_session_of(&self, tx: &mut Tx<'_>, device: &Device, cause: EndCause) -> Result<()> {
+        let Some(id) = device.session else { return Ok(()) };
+        match tx.get::<SessionRow>(SESSIONS, key(device.tenant, id))? {
+            Some(row) => self.end_row(tx, row, cause),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends one of a user's own sessions, or, for the session itself, logs out.
+    ///
+    /// # Errors
+    /// `not_found` also for another user's session.
+    pub async fn end_session(&self, by: &SessionEntry, target: SessionId, origin: Origin) -> Result<()> {
+        let (this, tenant, user, own) = (self.clone(), by.tenant, by.user, by.id == target);
+        let device_session = by.device.is_some();
+        let ended = self
+            .inner
+            .store
+            .write(move |tx| {
+                let row: Option<SessionRow> = tx.get(SESSIONS, key(tenant, target))?;
+                let visible = |r: &SessionRow| r.user == user && r.ended.is_none() && (own || !device_session);
+                let row = row.filter(visible).ok_or_else(Refusal::not_found)?;
+                let (cause, action) = if own {
+                    (EndCause::LoggedOut, Action::LoggedOut)
+                } else {
+                    (EndCause::Revoked, Action::SessionRevoked)
+                };
+                let mut entry = NewEntry::new(action, &origin).user(user).reason(format!("session {target}"));
+                if let Some(device) = &row.device {
+                    entry = entry.device(device);
+                }
+                audit::append(tx, tenant, this.inner.clock.now(), &this.inner.random, &entry)?;
+                let device = row.device.clone();
+                this.end_row(tx, row, cause)?;
+                Ok(device)
+            })
+            .await?;
+        // A device whose session was revoked keeps its socket for commands; one that logged out by itself does not.
+        if own
+            && let Some(device) = ended
+            && let Some(entry) = self.inner.devices.entry(tenant, &device)
+        {
+            let close = killswitch::Outgoing::Close(killswitch::CloseReason::LoggedOut);
+            self.inner.killswitch.hub().send(entry.no, close);
+        }
+        Ok(())
+    }
+
+    /// The living sessions of a user, newest first; its devices' sessions among them.
+    pub async fn sessions(&self, tenant: TenantId, user: UserId, current: SessionId) -> Result<Vec<SessionView>> {
+        let this = self.clone();
+        let now = self.inner.clock.now();
+        self.inner
+            .store
+            .read_with(move |snapshot| {
+                let mut views = Vec::new();
+                let mut seen = 0;
+                snapshot.visit_back(SESSIONS, &Key::new().bytes(tenant.to_bytes()), None, |_, value| {
+                    seen += 1;
+                    let row: SessionRow = codec::decode(value)?;
+                    if row.user == user && row.ended.is_none() && row.family.absolute_expires_at > now {
+                        let last_used_at = this.session(row.id).map_or(row.last_refresh_at, |e| e.last_used());
+                        views.push(SessionView {
+                            id: row.id,
+                            device_id: row.device,
+                            ip: row.ip,
+                            user_agent: row.user_agent,
+                            created_at: row.created_at,
+                            last_used_at,
+                            current: row.id == current,
+                        });
+                    }
+                    Ok(seen < SESSIONS_SCANNED_MAX && views.len() < crate::kernel::limits::PAGE_MAX)
+                })?;
+                Ok(views)
+            })
+            .await
+    }
+
+    /// Forgets sessions that can never come back; run from time to time.
+    pub fn sweep(&self) {
+        let now = self.inner.clock.now();
+        self.inner.sessions.sweep(now);
+        let quota = crate::kernel::rate::Quota::per_minute(self.inner.settings.enroll_per_minute);
+        self.inner.enroll_rates.pin().retain(|_, window| !window.is_idle(quota, now));
+    }
+
+    /// Reads one user's row inside a change.
+    pub(super) fn load_user(tx: &mut Tx<'_>, tenant: TenantId, user: UserId) -> Result<Option<model::User>> {
+        tx.get(crate::store::tables::USERS, Key::new().bytes(tenant.to_bytes()).bytes(user.to_bytes()))
+    }
+}
+
+fn thumbprint_of(device: &Device) -> Result<Option<String>> {
+    let Some(jwk) = &device.public_key else { return Ok(None) };
+    let key = crate::crypto::VerifyingKey::from_jwk(jwk).map_err(Error::internal)?;
+    Ok(Some(key.thumbprint()))
+}
+
+fn fingerprint_of(device: &Device) -> Result<Fingerprint> {
+    Ok(Fingerprint::of_device(&device.id, &device.platform, thumbprint_of(device)?.as_deref()))
+}
+
+fn refresh_invalid() -> Refusal {
+    Refusal::new(
+        Kind::Forbidden,
+        "refresh_invalid",
+        "The refresh token is unknown, expired or logged out. Log in or enroll again.",
+    )
+}

@@ -1,0 +1,100 @@
+//! The first start: a tenant, an administrator, the signing keys and an enrollment token, in one commit.
+
+use std::time::Duration;
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+
+use super::enroll::{TokenSpec, new_token};
+use super::keys;
+use super::model::{Role, User};
+use crate::crypto::{SealingKey, Secret, password};
+use crate::domains::audit::{self, Action, NewEntry};
+use crate::domains::tenants::{self, EnrollmentPolicy, Tenant};
+use crate::kernel::context::Origin;
+use crate::kernel::ids::{TenantId, UserId};
+use crate::kernel::{Clock, Error, Random, Result};
+use crate::store::tables::{Key, USER_NAMES, USERS};
+use crate::store::{Store, Tx, codec};
+
+/// What the first start shows once.
+pub struct FirstSecrets {
+    /// The tenant that was made.
+    pub tenant: TenantId,
+    /// The administrator's name.
+    pub username: String,
+    /// 120 random bits.
+    pub password: Secret,
+    /// For the first devices: 30 days, any number of them.
+    pub enrollment_token: String,
+}
+
+/// The first administrator's name.
+const ADMIN: &str = "admin";
+const FIRST_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+
+/// Sets up an empty data file.
+///
+/// # Errors
+/// When it is not empty: nothing is changed then.
+pub fn set_up(store: &Store, sealing: SealingKey, clock: &Clock, random: &Random) -> Result<FirstSecrets> {
+    let plain = Secret::new(Base64UrlUnpadded::encode_string(&random.bytes::<15>()));
+    let hash = password::hash(&plain, &password::Params::default(), random).map_err(Error::internal)?;
+    let (clock, random) = (clock.clone(), random.clone());
+    let (tenant, enrollment_token) = store.write_blocking(move |tx| {
+        let now = clock.now();
+        if !tx.scan(crate::store::tables::TENANTS, &Key::new(), 1)?.is_empty() {
+            return Err(Error::internal("the data file is set up already"));
+        }
+        let origin = Origin::cli();
+        let tenant = Tenant {
+            id: TenantId::generate(now, &random),
+            name: "default".to_owned(),
+            created_at: now,
+            enrollment: EnrollmentPolicy::Token,
+            attestation_required: false,
+        };
+        tenants::save(tx, &tenant)?;
+        let user = User {
+            id: UserId::generate(now, &random),
+            tenant: tenant.id,
+            username: ADMIN.to_owned(),
+            password: hash.clone(),
+            roles: vec![Role::Admin],
+            system_admin: true,
+            disabled: false,
+            created_at: now,
+        };
+        save_user(tx, &user)?;
+        keys::create(tx, &sealing, now, &random)?;
+        for (action, reason) in [
+            (Action::ApplianceInitialized, "the data file was made"),
+            (Action::TenantCreated, "the first tenant"),
+            (Action::UserCreated, "the first administrator"),
+            (Action::SigningKeyRotated, "the first signing keys"),
+        ] {
+            audit::append(tx, tenant.id, now, &random, &NewEntry::new(action, &origin).user(user.id).reason(reason))?;
+        }
+        let spec = TokenSpec { lifetime: FIRST_TOKEN_LIFETIME, uses_max: None, device: None };
+        let token = new_token(tx, tenant.id, user.id, &spec, now, &random, &origin)?;
+        Ok((tenant.id, token))
+    })?;
+    Ok(FirstSecrets { tenant, username: ADMIN.to_owned(), password: plain, enrollment_token })
+}
+
+fn save_user(tx: &mut Tx<'_>, user: &User) -> Result<()> {
+    let place = Key::new().bytes(user.tenant.to_bytes()).bytes(user.id.to_bytes());
+    tx.put_raw(USER_NAMES, Key::new().text(&user.username.to_lowercase()), place.as_ref())?;
+    tx.put(USERS, place, user)
+}
+
+/// The oldest administrator of a tenant: who owns devices that nobody else claims.
+pub(super) fn first_admin(tx: &mut Tx<'_>, tenant: TenantId) -> Result<Option<UserId>> {
+    const USERS_SCANNED_MAX: usize = 1_000;
+    for (_, value) in tx.scan(USERS, &Key::new().bytes(tenant.to_bytes()), USERS_SCANNED_MAX)? {
+        let user: User = codec::decode(&value)?;
+        if user.roles.contains(&Role::Admin) && !user.disabled {
+            return Ok(Some(user.id));
+        }
+    }
+    Ok(None)
+}

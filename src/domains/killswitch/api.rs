@@ -1,0 +1,125 @@
+//! Commands on the wire. The socket itself is opened by the gate.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Action, CommandView, NewCommand};
+use crate::crypto::sha256;
+use crate::gate::{Context, Json, Nothing, Params, Query, Reply, Validate, Values};
+use crate::kernel::Result;
+use crate::kernel::error::FieldError;
+use crate::kernel::ids::DeviceId;
+use crate::list_of;
+
+/// What a device is to be told.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CommandRequest {
+    /// What to do.
+    action: Action,
+    /// Why, in words; the device may show it.
+    #[schema(min_length = 1, max_length = 500)]
+    reason: String,
+    /// How long it is sent again, 1 minute to 30 days; 7 days when absent.
+    #[serde(default)]
+    #[schema(minimum = 60, maximum = 2_592_000)]
+    expires_in_s: Option<u64>,
+}
+
+const DEFAULT_LIFETIME_S: u64 = 7 * 86_400;
+const LIFETIME_S: std::ops::RangeInclusive<u64> = 60..=30 * 86_400;
+
+impl Validate for CommandRequest {
+    fn validate(&self, wrong: &mut Vec<FieldError>) {
+        check_reason(&self.reason, wrong);
+        if self.expires_in_s.is_some_and(|s| !LIFETIME_S.contains(&s)) {
+            wrong.push(FieldError { pointer: "/expires_in_s".to_owned(), detail: "must be 60 to 2592000".to_owned() });
+        }
+    }
+}
+
+fn check_reason(reason: &str, wrong: &mut Vec<FieldError>) {
+    if !(1..=500).contains(&reason.chars().count()) {
+        wrong.push(FieldError { pointer: "/reason".to_owned(), detail: "must have 1 to 500 characters".to_owned() });
+    }
+}
+
+/// Why a device is released.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnblockRequest {
+    /// In words; stands in the audit log.
+    #[schema(min_length = 1, max_length = 500)]
+    reason: String,
+}
+
+impl Validate for UnblockRequest {
+    fn validate(&self, wrong: &mut Vec<FieldError>) {
+        check_reason(&self.reason, wrong);
+    }
+}
+
+list_of! {
+    /// A page of a device's commands, newest first.
+    CommandList of CommandView
+}
+
+/// A page.
+pub struct PageQuery {
+    limit: usize,
+    cursor: Option<u64>,
+}
+
+impl Params for PageQuery {
+    const NAMES: &'static [(&'static str, &'static str)] =
+        &[("limit", "1 to 200, 50 when absent."), ("cursor", "next_cursor of the page before.")];
+    fn read(values: &Values, wrong: &mut Vec<FieldError>) -> Self {
+        Self { limit: values.limit(wrong), cursor: values.parse("cursor", wrong) }
+    }
+}
+
+/// `POST /v1/devices/{device_id}/commands`
+pub async fn command(ctx: Context, Json(request): Json<CommandRequest>) -> Result<Reply<CommandView>> {
+    let device: DeviceId = ctx.path("device_id")?;
+    ctx.device_entry(&device)?;
+    let user = ctx.user()?;
+    let mut new = NewCommand::new(request.action, request.reason.clone()).by(user.id());
+    new.lifetime = Duration::from_secs(request.expires_in_s.unwrap_or(DEFAULT_LIFETIME_S));
+    let once = match ctx.idempotency_key() {
+        None => None,
+        Some(key) => {
+            let name = format!("{}\u{1f}command\u{1f}{device}\u{1f}{key}", user.id());
+            let body = serde_json::to_vec(&request).map_err(crate::kernel::Error::internal)?;
+            Some(super::Once { name: sha256(name.as_bytes()), body: sha256(&body) })
+        }
+    };
+    let view = ctx.services().killswitch.command(ctx.tenant()?, device, new, once, ctx.origin().clone()).await?;
+    Ok(Reply::new(view))
+}
+
+/// `POST /v1/devices/{device_id}/unblock`
+pub async fn unblock(ctx: Context, Json(request): Json<UnblockRequest>) -> Result<Reply<CommandView>> {
+    let device: DeviceId = ctx.path("device_id")?;
+    ctx.device_entry(&device)?;
+    let by = ctx.user()?.id();
+    let killswitch = &ctx.services().killswitch;
+    let view = killswitch.unblock(ctx.tenant()?, device, request.reason, by, ctx.origin().clone()).await?;
+    Ok(Reply::new(view))
+}
+
+/// `GET /v1/devices/{device_id}/commands`
+pub async fn list(ctx: Context, Query(query): Query<PageQuery>) -> Result<Reply<CommandList>> {
+    let entry = ctx.device_entry(&ctx.path("device_id")?)?;
+    let killswitch = &ctx.services().killswitch;
+    let page = killswitch.list(entry.tenant, entry.id.clone(), query.cursor, query.limit).await?;
+    Ok(Reply::new(CommandList { data: page.commands, next_cursor: page.next.map(|seq| seq.to_string()) }))
+}
+
+/// `GET /v1/devices/{device_id}/commands/{command_id}`
+pub async fn get(ctx: Context, _: Nothing) -> Result<Reply<CommandView>> {
+    let entry = ctx.device_entry(&ctx.path("device_id")?)?;
+    let view = ctx.services().killswitch.get(entry.tenant, entry.id.clone(), ctx.path("command_id")?).await?;
+    Ok(Reply::new(view))
+}

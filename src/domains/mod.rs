@@ -1,0 +1,28 @@
+//! The nouns of the product, one folder each. A domain's `mod.rs` is its façade: other domains use nothing deeper.
+//!
+//! Who leans on whom, in this order and never back: audit, tenants, devices, killswitch, signals, iam.
+
+pub mod audit;
+pub mod devices;
+pub mod iam;
+pub mod killswitch;
+pub mod signals;
+pub mod tenants;
+
+/// The façades, built once by the boot sequence and handed to every caller.
+pub struct Services {
+    /// Who may do what.
+    pub iam: iam::Iam,
+    /// Companies.
+    pub tenants: tenants::Tenants,
+    /// Enrolled devices.
+    pub devices: devices::Devices,
+    /// Commands and the sockets that carry them.
+    pub killswitch: killswitch::KillSwitch,
+    /// Heartbeats and trust scores.
+    pub signals: signals::Signals,
+    /// The forensic log.
+    pub audit: audit::Audit,
+    /// The data file, for health.
+    pub store: crate::store::Store,
+}

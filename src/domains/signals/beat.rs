@@ -1,0 +1,231 @@
+//! One heartbeat on its way through the writer.
+
+use std::sync::{Arc, PoisonError};
+
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::cell::{Answer, Cell, LastSeq, Live, Published};
+use super::engine::{Assessment, Decision, Reading};
+use super::record::{Record, encode_live};
+use super::{Inner, device_blocked};
+use crate::domains::audit::{self, NewEntry, ThreatLevel};
+use crate::domains::devices::{self, BlockCause, DeviceEntry, SensorsDeclared};
+use crate::domains::killswitch::{self, NewCommand, Notice, Outgoing};
+use crate::kernel::clock::Stopwatch;
+use crate::kernel::context::Origin;
+use crate::kernel::error::FieldError;
+use crate::kernel::ids::{SessionId, SignalId, TokenId};
+use crate::kernel::{Error, Kind, Refusal, Result, Timestamp};
+use crate::store::tables::{DECISION_STATES, Key};
+use crate::store::{self, Fate, Tx};
+
+/// A heartbeat that the edge has checked: 1 to 100 readings, every number finite and in range.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    /// The client's own count within its session.
+    pub seq: Option<u64>,
+    /// Oldest first.
+    pub readings: Vec<Reading>,
+    /// Where the readings stand in the request, for a message about one of them.
+    pub pointer: fn(usize) -> String,
+}
+
+impl Heartbeat {
+    /// A declared sensor must be in every reading; one that was not declared is left out, whatever was sent.
+    pub(super) fn check_sensors(&self, declared: SensorsDeclared) -> Result<()> {
+        let mut fields = Vec::new();
+        for (i, reading) in self.readings.iter().enumerate() {
+            for (name, wanted, there) in [
+                ("accelerometer", declared.accelerometer, reading.accelerometer.is_some()),
+                ("gyroscope", declared.gyroscope, reading.gyroscope.is_some()),
+            ] {
+                if wanted && !there {
+                    let pointer = format!("{}/{name}", (self.pointer)(i));
+                    fields.push(FieldError {
+                        pointer,
+                        detail: "is required: the device declared this sensor at enrollment".to_owned(),
+                    });
+                }
+            }
+        }
+        if fields.is_empty() {
+            return Ok(());
+        }
+        let detail = "A reading lacks a sensor that the device declared; see errors.";
+        Err(Refusal { fields, ..Refusal::new(Kind::Invalid, "invalid_request", detail) }.into())
+    }
+}
+
+pub(super) struct Job {
+    pub signals: Arc<Inner>,
+    pub entry: Arc<DeviceEntry>,
+    pub cell: Arc<Cell>,
+    pub session: SessionId,
+    pub jti: Option<TokenId>,
+    pub beat: Heartbeat,
+    pub sensors: SensorsDeclared,
+    pub origin: Origin,
+    pub received_at: Timestamp,
+    pub signal_id: SignalId,
+    pub result: Option<Result<Answer>>,
+    pub publish: Option<Published>,
+    pub reply: oneshot::Sender<Result<Answer>>,
+}
+
+impl store::Job for Job {
+    fn run(&mut self, tx: &mut Tx<'_>) -> Result<()> {
+        let cell = Arc::clone(&self.cell);
+        let mut live = cell.live();
+        if self.entry.is_blocked() || live.block_pending {
+            self.result = Some(Err(device_blocked().into()));
+            return Ok(());
+        }
+        if let Some(result) = self.repeated(&live) {
+            self.result = Some(result);
+            return Ok(());
+        }
+        let watch = Stopwatch::start();
+        live.prepare(self.sensors);
+        for reading in &self.beat.readings {
+            live.engine.push(reading);
+        }
+        let assessment = live.engine.assess(&self.signals.settings.policy);
+        (self.signals.observer)(watch.elapsed());
+        let answer = Answer {
+            signal_id: self.signal_id,
+            score: assessment.score,
+            decision: assessment.decision,
+            threshold: assessment.threshold,
+            engine: assessment.engine.as_str(),
+        };
+        tx.append_signal(|out| self.record(&answer).encode(out));
+        if let Some(seq) = self.beat.seq {
+            live.last_seq = Some(LastSeq { session: self.session, seq, answer });
+        }
+        let before = std::mem::replace(&mut live.decision, answer.decision);
+        if before != answer.decision {
+            self.decide(tx, &mut live, &assessment)?;
+        }
+        if !live.dirty {
+            live.dirty = true;
+            self.signals.dirty.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&cell));
+        }
+        self.publish = Some(Published { assessment, at: self.received_at });
+        self.result = Some(Ok(answer));
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, fate: Fate) {
+        let this = *self;
+        if this.publish.is_some_and(|p| p.assessment.decision == Decision::Block) {
+            this.cell.live().block_pending = false;
+        }
+        let result = match fate {
+            Fate::Unknown => Err(Error::OutcomeUnknown),
+            Fate::Committed => {
+                if let Some(published) = this.publish {
+                    this.cell.publish(published);
+                    this.entry.seen(published.assessment.score, published.at);
+                }
+                this.result.unwrap_or(Err(Error::OutcomeUnknown))
+            }
+        };
+        // A caller that went away has no use for the answer.
+        let _ = this.reply.send(result);
+    }
+
+    fn is_signal(&self) -> bool {
+        true
+    }
+}
+
+impl Job {
+    /// The answer to a `seq` that was accepted already, or the refusal of a lower one.
+    fn repeated(&self, live: &Live) -> Option<Result<Answer>> {
+        let seq = self.beat.seq?;
+        let last = live.last_seq.filter(|last| last.session == self.session)?;
+        match seq.cmp(&last.seq) {
+            std::cmp::Ordering::Greater => None,
+            std::cmp::Ordering::Equal => Some(Ok(last.answer)),
+            std::cmp::Ordering::Less => {
+                let detail = format!("seq {seq} was passed already; the last accepted one is {}.", last.seq);
+                Some(Err(Refusal::new(Kind::Conflict, "seq_replayed", detail).into()))
+            }
+        }
+    }
+
+    fn record(&self, answer: &Answer) -> Record<'_> {
+        Record {
+            device: self.entry.no,
+            signal_id: self.signal_id,
+            received_at: self.received_at,
+            session: self.session,
+            seq: self.beat.seq,
+            sensors: self.sensors,
+            score: answer.score,
+            decision: answer.decision,
+            readings: self.beat.readings.as_slice().into(),
+        }
+    }
+
+    /// What a change of decision brings with it, in the heartbeat's own transaction.
+    fn decide(&self, tx: &mut Tx<'_>, live: &mut Live, assessment: &Assessment) -> Result<()> {
+        let entry = &self.entry;
+        let why = explain(assessment);
+        let (action, level) = match assessment.decision {
+            Decision::Allow => (audit::Action::DeviceTrusted, ThreatLevel::None),
+            Decision::Challenge => (audit::Action::DeviceChallenged, ThreatLevel::Medium),
+            Decision::Block => (audit::Action::DeviceBlocked, ThreatLevel::High),
+        };
+        let note = NewEntry::new(action, &self.origin)
+            .device(&entry.id)
+            .user(entry.device().owner)
+            .token(self.jti)
+            .signal(self.signal_id, assessment.score)
+            .level(level)
+            .reason(why.clone());
+        if assessment.decision != Decision::Allow {
+            let mut state = Vec::with_capacity(8 << 10);
+            encode_live(live, 0, &mut state);
+            tx.put_raw(
+                DECISION_STATES,
+                Key::new().bytes(entry.tenant.to_bytes()).bytes(self.signal_id.to_bytes()),
+                &state,
+            )?;
+        }
+        if assessment.decision == Decision::Block {
+            // The row is read here, in the writer: a command of the same batch may have moved its `command_seq`.
+            if let Some(mut device) = devices::load(tx, entry.tenant, &entry.id)? {
+                let lock = NewCommand::new(killswitch::Action::LockSystem, why).payload(json!({
+                    "signal_id": self.signal_id,
+                    "trust_score": assessment.score,
+                    "reasons": assessment.reasons.iter().map(|r| r.name()).collect::<Vec<_>>(),
+                }));
+                let system = Origin { source: self.origin.source, ..self.origin.clone() };
+                self.signals.killswitch.block(tx, &mut device, BlockCause::Score, &lock, note, &system)?;
+                live.block_pending = true;
+            }
+            return Ok(());
+        }
+        audit::append(tx, entry.tenant, self.received_at, &self.signals.random, &note)?;
+        let notice = if assessment.decision == Decision::Challenge { Notice::StatusAudit } else { Notice::StatusSafe };
+        let payload = json!({ "trust_score": assessment.score });
+        let frame = self.signals.killswitch.notice(entry, notice, &why, payload)?;
+        let (signals, no) = (Arc::clone(&self.signals), entry.no);
+        tx.after_commit(move || signals.killswitch.hub().send(no, Outgoing::Notice(frame)));
+        Ok(())
+    }
+}
+
+/// Why, in words that an analyst reads.
+fn explain(assessment: &Assessment) -> String {
+    let mut text = assessment.reasons.iter().map(|r| r.sentence()).collect::<Vec<_>>().join(" ");
+    if text.is_empty() {
+        text.push_str(match assessment.decision {
+            Decision::Allow => "The device behaves as its owner's again.",
+            Decision::Challenge | Decision::Block => "The parts of the score together fell below the threshold.",
+        });
+    }
+    text
+}

@@ -1,0 +1,194 @@
+//! Folding the journal into stored rings, and unfolding it at the start.
+//!
+//! A checkpoint goes through the devices that have new readings, a few with each commit, so that no commit is slow.
+//! When it is through, every block up to the one at its beginning is folded, and the mark moves there. Blocks behind
+//! the mark stay for investigation until they are older than the retention.
+
+use std::sync::{Arc, PoisonError};
+
+use super::Inner;
+use super::cell::{Answer, Cell, LastSeq, Published};
+use super::record::{Record, decode_live, encode_live};
+use crate::kernel::{Error, Result, Timestamp};
+use crate::store::tables::{Key, META, SIGNAL_JOURNAL, SIGNAL_RINGS, trailing_number};
+use crate::store::{Housekeeping, Tx, journal, migrate};
+
+/// Rings written with each busy commit.
+const PER_BUSY_COMMIT: usize = 8;
+/// Rings written with each idle commit.
+const PER_IDLE_COMMIT: usize = 512;
+/// Idle ticks (half a second each) before a small journal is folded, too.
+const IDLE_TICKS: u32 = 20;
+/// Journal blocks looked at, and removed, at a time.
+const TRIM_BLOCKS: usize = 16;
+
+pub(super) struct Folding {
+    signals: Arc<Inner>,
+    /// Cells that this checkpoint has still to write.
+    cycle: Vec<Arc<Cell>>,
+    /// The mark that the checkpoint will set; `None` when none is under way.
+    cycle_mark: Option<u64>,
+    bytes_since_mark: u64,
+    bytes_since_cycle: u64,
+    idle_ticks: u32,
+    mark: u64,
+    /// The next attempt to trim.
+    trim_due: bool,
+    scratch: Vec<u8>,
+}
+
+impl Folding {
+    pub fn new(signals: Arc<Inner>) -> Self {
+        Self {
+            signals,
+            cycle: Vec::new(),
+            cycle_mark: None,
+            bytes_since_mark: 0,
+            bytes_since_cycle: 0,
+            idle_ticks: 0,
+            mark: 0,
+            trim_due: true,
+            scratch: Vec::new(),
+        }
+    }
+
+    fn due(&self) -> bool {
+        self.bytes_since_mark >= self.signals.settings.checkpoint_bytes || self.idle_ticks >= IDLE_TICKS
+    }
+
+    fn write(&mut self, tx: &mut Tx<'_>, cell: &Cell) -> Result<()> {
+        let mut live = cell.live();
+        let through = tx.newest_journal_block();
+        self.scratch.clear();
+        encode_live(&live, through, &mut self.scratch);
+        live.folded_through = through;
+        live.dirty = false;
+        drop(live);
+        tx.put_raw(SIGNAL_RINGS, Key::new().bytes(cell.tenant.to_bytes()).number(cell.no.0), &self.scratch)
+    }
+
+    fn trim(&mut self, tx: &mut Tx<'_>) -> Result<()> {
+        let oldest_kept = self.signals.clock.now().minus(self.signals.settings.retention);
+        let blocks = tx.scan(SIGNAL_JOURNAL, &Key::new(), TRIM_BLOCKS)?;
+        let mut removed = 0;
+        for (key, value) in &blocks {
+            let number = trailing_number(key).unwrap_or(u64::MAX);
+            let old = journal::written_at(value).is_none_or(|at| at < oldest_kept);
+            if number > self.mark || !old {
+                break;
+            }
+            tx.delete(SIGNAL_JOURNAL, key)?;
+            removed += 1;
+        }
+        self.trim_due = removed == TRIM_BLOCKS;
+        Ok(())
+    }
+}
+
+impl Housekeeping for Folding {
+    fn run(&mut self, tx: &mut Tx<'_>, idle: bool) -> Result<()> {
+        self.idle_ticks = if idle { self.idle_ticks.saturating_add(1) } else { 0 };
+        if self.cycle_mark.is_none() && self.due() {
+            self.idle_ticks = 0;
+            self.cycle = std::mem::take(&mut *self.signals.dirty.lock().unwrap_or_else(PoisonError::into_inner));
+            if !self.cycle.is_empty() {
+                self.cycle_mark = Some(tx.newest_journal_block());
+                self.bytes_since_cycle = 0;
+            }
+            self.trim_due = true;
+        }
+        let Some(mark) = self.cycle_mark else {
+            return if self.trim_due { self.trim(tx) } else { Ok(()) };
+        };
+        for _ in 0..if idle { PER_IDLE_COMMIT } else { PER_BUSY_COMMIT } {
+            let Some(cell) = self.cycle.pop() else { break };
+            self.write(tx, &cell)?;
+        }
+        if self.cycle.is_empty() {
+            tx.put_raw(META, Key::new().text(migrate::JOURNAL_FOLDED_THROUGH), &mark.to_be_bytes())?;
+            self.mark = mark;
+            self.cycle_mark = None;
+            self.bytes_since_mark = self.bytes_since_cycle;
+        }
+        Ok(())
+    }
+
+    fn committed(&mut self) {}
+
+    fn journal_grew(&mut self, bytes: usize) {
+        self.bytes_since_mark += bytes as u64;
+        self.bytes_since_cycle += bytes as u64;
+    }
+}
+
+/// Reads the checkpoint and replays the journal behind it.
+pub(super) fn restore(inner: &Inner) -> Result<()> {
+    let snapshot = inner.store.read()?;
+    let devices = inner.devices.by_no();
+    let cells = inner.cells.pin();
+    snapshot.visit(SIGNAL_RINGS, &[], None, |key, value| {
+        let no = crate::kernel::ids::DeviceNo(trailing_number(key).unwrap_or(0));
+        // Rings of a device that was deleted since are left for its deletion to remove.
+        let Some(entry) = devices.get(&no) else { return Ok(true) };
+        let live = decode_live(value)
+            .map_err(|e| Error::Internal(format!("the rings of device {} are damaged: {e}", entry.id)))?;
+        cells.insert(no, Arc::new(Cell::with(entry.tenant, no, live)));
+        Ok(true)
+    })?;
+    let mark = snapshot.get_raw(META, Key::new().text(migrate::JOURNAL_FOLDED_THROUGH))?;
+    let mark = mark.as_deref().and_then(trailing_number).unwrap_or(0);
+    let mut dirty = Vec::new();
+    let mut last_received: std::collections::HashMap<_, Timestamp> = std::collections::HashMap::new();
+    journal::replay(&snapshot, mark + 1, |block| {
+        let mut input = block.body.as_slice();
+        for _ in 0..block.records {
+            let record = Record::decode(&mut input)
+                .map_err(|e| Error::Internal(format!("journal block {} is damaged: {e}", block.number)))?;
+            let Some(entry) = devices.get(&record.device) else { continue };
+            let fresh = || Arc::new(Cell::new(entry.tenant, entry.no, record.sensors));
+            let cell = cells.get_or_insert_with(entry.no, fresh);
+            last_received.insert(entry.no, record.received_at);
+            let mut live = cell.live();
+            if block.number <= live.folded_through {
+                continue;
+            }
+            replay(&mut live, &record, inner);
+            if !live.dirty {
+                live.dirty = true;
+                dirty.push(Arc::clone(cell));
+            }
+        }
+        Ok(())
+    })?;
+    for (no, cell) in &cells {
+        let live = cell.live();
+        if live.engine.readings() > 0
+            && let Some(entry) = devices.get(no)
+        {
+            let assessment = live.engine.assess(&inner.settings.policy);
+            let at = last_received.get(no).copied().unwrap_or_else(|| entry.device().enrolled_at);
+            cell.publish(Published { assessment, at });
+            entry.seen(assessment.score, at);
+        }
+    }
+    *inner.dirty.lock().unwrap_or_else(PoisonError::into_inner) = dirty;
+    Ok(())
+}
+
+fn replay(live: &mut super::cell::Live, record: &Record<'_>, inner: &Inner) {
+    live.prepare(record.sensors);
+    for reading in record.readings.iter() {
+        live.engine.push(reading);
+    }
+    live.decision = record.decision;
+    if let Some(seq) = record.seq {
+        let answer = Answer {
+            signal_id: record.signal_id,
+            score: record.score,
+            decision: record.decision,
+            threshold: inner.settings.policy.threshold,
+            engine: "full",
+        };
+        live.last_seq = Some(LastSeq { session: record.session, seq, answer });
+    }
+}

@@ -1,0 +1,195 @@
+//! Heartbeats: taken in, made durable, scored, and answered; a takeover leads to a lock in the same commit.
+//!
+//! The engine of a device is moved by the writer alone, in the order of the journal; so replaying the journal after a
+//! crash gives the same state to the same bits. What the rest of the house sees of a device is published after the
+//! commit. Knows nothing of HTTP or WebSockets.
+
+pub mod api;
+mod beat;
+mod cell;
+pub mod engine;
+mod fold;
+mod record;
+
+pub use beat::Heartbeat;
+pub use cell::{Answer, Published};
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::domains::devices::{DeviceEntry, Devices};
+use crate::domains::killswitch::KillSwitch;
+use crate::kernel::context::Origin;
+use crate::kernel::ids::{DeviceNo, SessionId, SignalId, TokenId};
+use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result};
+use crate::store::Store;
+use cell::Cell;
+use engine::Policy;
+
+/// What the configuration says about heartbeats.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// When the next heartbeat is due.
+    pub next_heartbeat: Duration,
+    /// How a score is made and judged.
+    pub policy: Policy,
+    /// How long readings are kept for investigation.
+    pub retention: Duration,
+    /// Bytes of journal after which the rings are written.
+    pub checkpoint_bytes: u64,
+}
+
+/// Hears how long each scoring took, for the metrics.
+pub type ScoringObserver = Arc<dyn Fn(Duration) + Send + Sync>;
+
+/// The intake. Cheap to clone.
+#[derive(Clone)]
+pub struct Signals {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    devices: Devices,
+    killswitch: KillSwitch,
+    clock: Clock,
+    random: Random,
+    settings: Settings,
+    cells: papaya::HashMap<DeviceNo, Arc<Cell>>,
+    /// Cells with readings that no checkpoint holds yet. Only the writer locks it.
+    dirty: Mutex<Vec<Arc<Cell>>>,
+    observer: ScoringObserver,
+}
+
+impl Signals {
+    /// Restores every device's rings: the last checkpoint, then the journal behind it.
+    pub fn rebuild(
+        devices: Devices,
+        killswitch: KillSwitch,
+        clock: Clock,
+        random: Random,
+        settings: Settings,
+        observer: ScoringObserver,
+    ) -> Result<Self> {
+        let inner = Inner {
+            store: devices.store().clone(),
+            devices,
+            killswitch,
+            clock,
+            random,
+            settings,
+            cells: papaya::HashMap::new(),
+            dirty: Mutex::new(Vec::new()),
+            observer,
+        };
+        fold::restore(&inner)?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The work that rides along with commits: checkpoints of the rings, trimming of the journal.
+    pub fn housekeeping(&self) -> Box<dyn crate::store::Housekeeping> {
+        Box::new(fold::Folding::new(Arc::clone(&self.inner)))
+    }
+
+    /// Takes in one heartbeat and answers when it is durable.
+    ///
+    /// # Errors
+    /// 422 when a declared sensor is missing; 423 `device_blocked`; 409 `seq_replayed`; 503 `overloaded`.
+    pub async fn heartbeat(
+        &self,
+        entry: &Arc<DeviceEntry>,
+        session: SessionId,
+        jti: Option<TokenId>,
+        beat: Heartbeat,
+        origin: Origin,
+    ) -> Result<Answer> {
+        beat.check_sensors(entry.device().sensors)?;
+        self.status(entry, session, jti, beat, origin).await
+    }
+
+    /// As [`Signals::heartbeat`], but without demanding the declared sensors: what an older client's status amounts to.
+    ///
+    /// # Errors
+    /// 423 `device_blocked`; 503 `overloaded`.
+    pub async fn status(
+        &self,
+        entry: &Arc<DeviceEntry>,
+        session: SessionId,
+        jti: Option<TokenId>,
+        beat: Heartbeat,
+        origin: Origin,
+    ) -> Result<Answer> {
+        let device = entry.device();
+        let now = self.inner.clock.now();
+        let (reply, answer) = oneshot::channel();
+        let job = beat::Job {
+            signals: Arc::clone(&self.inner),
+            entry: Arc::clone(entry),
+            cell: self.cell(entry),
+            session,
+            jti,
+            beat,
+            sensors: device.sensors,
+            origin,
+            received_at: now,
+            signal_id: SignalId::generate(now, &self.inner.random),
+            result: None,
+            publish: None,
+            reply,
+        };
+        self.inner.store.submit(Box::new(job))?;
+        answer.await.unwrap_or(Err(Error::OutcomeUnknown))
+    }
+
+    fn cell(&self, entry: &DeviceEntry) -> Arc<Cell> {
+        let pinned = self.inner.cells.pin();
+        match pinned.get(&entry.no) {
+            Some(cell) => Arc::clone(cell),
+            None => {
+                let fresh = || Arc::new(Cell::new(entry.tenant, entry.no, entry.device().sensors));
+                Arc::clone(pinned.get_or_insert_with(entry.no, fresh))
+            }
+        }
+    }
+
+    /// What is known of a device's trust; `None` before its first heartbeat.
+    pub fn trust(&self, entry: &DeviceEntry) -> Option<Published> {
+        let cell = self.inner.cells.pin().get(&entry.no).cloned()?;
+        cell.published()
+    }
+
+    /// Devices with readings that no finished checkpoint is known to hold.
+    pub fn unfolded(&self) -> usize {
+        let pinned = self.inner.cells.pin();
+        pinned.values().filter(|cell| cell.live().dirty).count()
+    }
+
+    /// How a score is made and judged.
+    pub fn policy(&self) -> &Policy {
+        &self.inner.settings.policy
+    }
+
+    /// When the next heartbeat is due.
+    pub fn next_heartbeat(&self) -> Duration {
+        self.inner.settings.next_heartbeat
+    }
+
+    /// The registry, for the socket that finds its device there.
+    pub fn devices(&self) -> &Devices {
+        &self.inner.devices
+    }
+
+    /// The kill switch that locks are issued through.
+    pub fn killswitch(&self) -> &KillSwitch {
+        &self.inner.killswitch
+    }
+}
+
+/// 423: the device is blocked.
+pub fn device_blocked() -> Refusal {
+    let detail =
+        "The device is blocked. It still receives commands on its kill-switch socket; an analyst can release it.";
+    Refusal::new(Kind::Locked, "device_blocked", detail)
+}

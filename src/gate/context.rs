@@ -1,0 +1,205 @@
+//! What a handler gets: who calls, for which tenant, by what path, and the services. Only the pipeline can make one.
+
+use std::sync::Arc;
+
+use super::limiter::Limiter;
+use super::route::{Access, DeviceRule};
+use crate::domains::Services;
+use crate::domains::devices::DeviceEntry;
+use crate::domains::iam::{Permission, SessionEntry};
+use crate::domains::signals::device_blocked;
+use crate::kernel::context::Origin;
+use crate::kernel::ids::{DeviceId, TenantId, TokenId, UserId};
+use crate::kernel::{Clock, Error, Kind, Refusal, Result, Timestamp};
+use crate::observe::Metrics;
+
+/// A person.
+#[derive(Clone)]
+pub struct UserCaller {
+    /// The session behind the token.
+    pub session: Arc<SessionEntry>,
+    /// The token's id.
+    pub jti: TokenId,
+    /// Space-separated permissions, as the token says.
+    pub(super) scope: Arc<str>,
+}
+
+impl UserCaller {
+    /// Whether the token carries the permission.
+    pub fn may(&self, permission: Permission) -> bool {
+        self.scope.split(' ').any(|s| s == permission.name())
+    }
+
+    /// The person.
+    pub fn id(&self) -> UserId {
+        self.session.user
+    }
+}
+
+/// An enrolled device.
+#[derive(Clone)]
+pub struct DeviceCaller {
+    /// Its live entry.
+    pub entry: Arc<DeviceEntry>,
+    /// The session behind the token.
+    pub session: Arc<SessionEntry>,
+    /// The token's id.
+    pub jti: TokenId,
+}
+
+/// Who calls.
+#[derive(Clone)]
+pub enum Caller {
+    /// Nobody in particular.
+    Public,
+    /// A person.
+    User(UserCaller),
+    /// An enrolled device.
+    Device(DeviceCaller),
+}
+
+impl Caller {
+    /// The session behind the call.
+    pub fn session(&self) -> Option<&Arc<SessionEntry>> {
+        match self {
+            Self::Public => None,
+            Self::User(user) => Some(&user.session),
+            Self::Device(device) => Some(&device.session),
+        }
+    }
+}
+
+/// What a handler gets.
+pub struct Context {
+    pub(super) services: Arc<Services>,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) caller: Caller,
+    pub(super) origin: Origin,
+    pub(super) path: Vec<(&'static str, String)>,
+    pub(super) clock: Clock,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) draining: bool,
+    pub(super) accept: Option<String>,
+    pub(super) enrollment: Option<String>,
+    pub(super) cookie: Option<String>,
+    pub(super) idempotency_key: Option<String>,
+}
+
+impl Context {
+    /// The façades of the domains.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Who calls.
+    pub const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Address, request id and the like.
+    pub const fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The token of `Authorization: Enrollment ...`.
+    pub fn enrollment_credential(&self) -> Option<&str> {
+        self.enrollment.as_deref()
+    }
+
+    /// The value of the cookie `__Host-refresh`.
+    pub fn refresh_cookie(&self) -> Option<&str> {
+        self.cookie.as_deref()
+    }
+
+    /// The caller's `Idempotency-Key`.
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.idempotency_key.as_deref()
+    }
+
+    /// Counters that a handler keeps itself: failed logins.
+    pub fn limiter(&self) -> &Limiter {
+        &self.limiter
+    }
+
+    /// The person who calls.
+    ///
+    /// # Errors
+    /// 401 for anybody else; a route that admits persons only never sees it.
+    pub fn user(&self) -> Result<&UserCaller> {
+        match &self.caller {
+            Caller::User(user) => Ok(user),
+            Caller::Public | Caller::Device(_) => Err(unauthenticated().into()),
+        }
+    }
+
+    /// The device that calls.
+    ///
+    /// # Errors
+    /// 401 for anybody else; a route that admits devices only never sees it.
+    pub fn device(&self) -> Result<&DeviceCaller> {
+        match &self.caller {
+            Caller::Device(device) => Ok(device),
+            Caller::Public | Caller::User(_) => Err(unauthenticated().into()),
+        }
+    }
+
+    /// The tenant of the caller.
+    ///
+    /// # Errors
+    /// 401 for a caller without one; a route that demands a caller never sees it.
+    pub fn tenant(&self) -> Result<TenantId> {
+        self.caller.session().map(|s| s.tenant).ok_or_else(|| unauthenticated().into())
+    }
+
+    /// A parameter of the path, as its type. What is not of the type cannot exist: 404.
+    pub fn path<T: std::str::FromStr>(&self, name: &str) -> Result<T> {
+        let found = self.path.iter().find(|(n, _)| *n == name).and_then(|(_, value)| value.parse().ok());
+        found.ok_or_else(|| Refusal::not_found().into())
+    }
+
+    /// The live entry of a device of the caller's tenant; 404 for what is absent or another tenant's. A device sees
+    /// itself only.
+    pub fn device_entry(&self, id: &DeviceId) -> Result<Arc<DeviceEntry>> {
+        match &self.caller {
+            Caller::Device(device) if device.entry.id == *id => Ok(Arc::clone(&device.entry)),
+            Caller::Device(_) => Err(Refusal::not_found().into()),
+            _ => self.services.devices.entry(self.tenant()?, id).ok_or_else(|| Refusal::not_found().into()),
+        }
+    }
+
+    /// Whether the caller may act on what the request names; asked by the endpoint between parsing and handling.
+    #[doc(hidden)]
+    pub fn check_device(&self, named: Option<&DeviceId>, access: Access) -> Result<()> {
+        let Caller::Device(device) = &self.caller else { return Ok(()) };
+        if named.is_some_and(|id| *id != device.entry.id) {
+            let detail = "The request names another device than the one whose token it bears.";
+            return Err(Refusal::new(Kind::Forbidden, "device_mismatch", detail).into());
+        }
+        if access != Access::Device(DeviceRule::Acting) {
+            return Ok(());
+        }
+        check_acting(&device.entry, self.now())
+    }
+}
+
+/// 423 for a blocked device, 402 for one whose trial is over.
+pub(super) fn check_acting(entry: &DeviceEntry, now: Timestamp) -> Result<(), Error> {
+    if entry.is_blocked() {
+        return Err(device_blocked().into());
+    }
+    if entry.must_pay(now) {
+        return Err(crate::domains::devices::payment_required(entry, now).into());
+    }
+    Ok(())
+}
+
+/// 401 without a hint at what was wrong.
+pub(super) fn unauthenticated() -> Refusal {
+    let detail = "This needs a valid access token in the Authorization header. Log in, enroll or refresh to get one.";
+    Refusal::new(Kind::Unauthenticated, "unauthenticated", detail)
+}

@@ -1,0 +1,280 @@
+//! A device's kill-switch socket: commands go out until they end, acknowledgements and heartbeats come in.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::context::{DeviceCaller, check_acting, unauthenticated};
+use super::pipeline::{Gate, check_rate};
+use super::problem::{Problem, members, status_of};
+use super::schema::Validate;
+use crate::domains::devices::DeviceEntry;
+use crate::domains::killswitch::{Ack, AckStatus, CloseReason, Notice, Outbox, Outgoing};
+use crate::domains::signals::Answer;
+use crate::domains::signals::api::{self, HeartbeatRequest};
+use crate::kernel::context::Origin;
+use crate::kernel::error::FieldError;
+use crate::kernel::ids::{CommandId, DeviceId};
+use crate::kernel::rate::Quota;
+use crate::kernel::{Error, Kind, Refusal};
+use crate::net::ws::{Driver, Driving, Push, code};
+
+/// What a socket may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mode {
+    /// Everything.
+    Full,
+    /// Receive commands and acknowledge them: blocked, or its session was revoked.
+    CommandsOnly,
+    /// Receive pending locks, then go: the trial is over.
+    Paywall,
+}
+
+pub(super) struct DeviceSocket {
+    gate: Arc<Gate>,
+    caller: DeviceCaller,
+    mode: Mode,
+    origin: Origin,
+    outbox: Outbox,
+    /// Commands up to this one went out already: what the hub brings may repeat what was read from the store.
+    sent_through: u64,
+}
+
+impl Drop for DeviceSocket {
+    fn drop(&mut self) {
+        self.gate.services.killswitch.hub().close(self.caller.entry.no, self.outbox.id);
+    }
+}
+
+/// A text that a device sends, told apart by `type`; older clients send none.
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+/// A device's word on a command.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct AckMessage {
+    #[serde(rename = "type")]
+    #[schema(rename = "type")]
+    _type: String,
+    #[schema(value_type = String)]
+    command_id: CommandId,
+    status: AckStatus,
+    #[serde(default)]
+    #[schema(max_length = 500)]
+    detail: Option<String>,
+}
+
+impl Validate for AckMessage {
+    fn validate(&self, wrong: &mut Vec<FieldError>) {
+        if self.detail.as_ref().is_some_and(|d| d.chars().count() > 500) {
+            wrong.push(FieldError {
+                pointer: "/detail".to_owned(),
+                detail: "must have at most 500 characters".to_owned(),
+            });
+        }
+    }
+}
+
+/// What older clients send instead of a heartbeat.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct LegacyStatus {
+    #[schema(value_type = String)]
+    device_id: DeviceId,
+    accessibility_active: bool,
+    window_mirroring: bool,
+    #[serde(rename = "timestamp")]
+    #[schema(rename = "timestamp", value_type = Object)]
+    _timestamp: Value,
+    #[serde(default, rename = "threat_level")]
+    #[schema(rename = "threat_level", value_type = Object)]
+    _threat_level: Value,
+    #[serde(default, rename = "sensors_active")]
+    #[schema(rename = "sensors_active", value_type = Object)]
+    _sensors_active: Value,
+}
+
+impl Validate for LegacyStatus {}
+
+impl DeviceSocket {
+    pub fn new(gate: Arc<Gate>, caller: DeviceCaller, mode: Mode, origin: Origin) -> Self {
+        let outbox = gate.services.killswitch.hub().open(caller.entry.no);
+        Self { gate, caller, mode, origin, outbox, sent_through: 0 }
+    }
+
+    fn entry(&self) -> &Arc<DeviceEntry> {
+        &self.caller.entry
+    }
+
+    async fn greet(&mut self) -> Vec<Push> {
+        let killswitch = &self.gate.services.killswitch;
+        let mut out = Vec::new();
+        let mode = if self.mode == Mode::Full { "full" } else { "commands_only" };
+        match killswitch.notice(self.entry(), Notice::AuthOk, "authenticated", json!({ "mode": mode })) {
+            Ok(frame) => out.push(Push::text(frame)),
+            Err(e) => tracing::error!(error = %e, "a notice could not be signed"),
+        }
+        match killswitch.pending(self.entry()).await {
+            Ok(pending) => {
+                for (seq, text) in pending {
+                    self.sent_through = self.sent_through.max(seq);
+                    out.push(Push::Text { text, tag: Some(seq) });
+                }
+            }
+            // Without its pending locks the socket would be a false promise.
+            Err(e) => {
+                tracing::error!(error = %e, "pending commands could not be read");
+                out.push(Push::Close(code::TRY_AGAIN, "try again"));
+            }
+        }
+        if self.mode == Mode::Paywall {
+            out.push(Push::Close(code::PAYWALL, "trial over"));
+        }
+        out
+    }
+
+    async fn take(&mut self, text: &str) -> Vec<Push> {
+        let kind = match serde_json::from_str::<Envelope>(text) {
+            Ok(envelope) => envelope.kind,
+            Err(e) => {
+                let detail = format!("The message is not a JSON object (line {}, column {}).", e.line(), e.column());
+                return self.error(Refusal::new(Kind::Malformed, "malformed_json", detail).into());
+            }
+        };
+        let result = match kind.as_deref() {
+            Some("ack") => self.acknowledge(text).await,
+            Some("heartbeat") => self.heartbeat(text).await,
+            None => self.legacy(text).await,
+            Some(_) => Err(Refusal::invalid("/type", "must be one of \"ack\", \"heartbeat\"").into()),
+        };
+        result.unwrap_or_else(|e| self.error(e))
+    }
+
+    async fn acknowledge(&self, text: &str) -> Result<Vec<Push>, Error> {
+        let message: AckMessage = super::body::parse(text.as_bytes())?;
+        let ack = Ack { command_id: message.command_id, status: message.status, detail: message.detail };
+        self.gate.services.killswitch.acknowledge(self.entry(), ack, self.origin.clone()).await?;
+        Ok(Vec::new())
+    }
+
+    async fn heartbeat(&self, text: &str) -> Result<Vec<Push>, Error> {
+        self.admit()?;
+        let beat: HeartbeatRequest = super::body::parse(text.as_bytes())?;
+        let answer = self.beat(beat).await?;
+        let mut members = Map::new();
+        members.insert("type".to_owned(), "heartbeat_ack".into());
+        let answer = api::heartbeat_answer(&answer, &self.gate.services.signals);
+        if let Ok(Value::Object(rest)) = serde_json::to_value(&answer) {
+            members.extend(rest);
+        }
+        Ok(vec![Push::text(Value::Object(members).to_string())])
+    }
+
+    async fn beat(&self, beat: HeartbeatRequest) -> Result<Answer, Error> {
+        if beat.device_id() != Some(&self.entry().id) {
+            let detail = "The message names another device than the one whose token opened this socket.";
+            return Err(Refusal::new(Kind::Forbidden, "device_mismatch", detail).into());
+        }
+        check_acting(self.entry(), self.gate.clock.now())?;
+        let beat = beat.into_heartbeat(self.gate.clock.now());
+        let signals = &self.gate.services.signals;
+        signals.heartbeat(self.entry(), self.caller.session.id, Some(self.caller.jti), beat, self.origin.clone()).await
+    }
+
+    /// The older client's words: taken as signs of use without readings, answered by `STATUS_SAFE` or a command.
+    async fn legacy(&self, text: &str) -> Result<Vec<Push>, Error> {
+        self.admit()?;
+        let status: LegacyStatus = super::body::parse(text.as_bytes())?;
+        let beat = HeartbeatRequest::of_legacy(status.device_id, status.accessibility_active, status.window_mirroring);
+        if beat.device_id() != Some(&self.entry().id) {
+            let detail = "The message names another device than the one whose token opened this socket.";
+            return Err(Refusal::new(Kind::Forbidden, "device_mismatch", detail).into());
+        }
+        check_acting(self.entry(), self.gate.clock.now())?;
+        let signals = &self.gate.services.signals;
+        let answer = signals
+            .status(
+                self.entry(),
+                self.caller.session.id,
+                Some(self.caller.jti),
+                beat.into_heartbeat(self.gate.clock.now()),
+                self.origin.clone(),
+            )
+            .await?;
+        // A block or a challenge reaches the device as a frame of its own.
+        if answer.decision != crate::domains::signals::engine::Decision::Allow {
+            return Ok(Vec::new());
+        }
+        let payload = json!({ "trust_score": answer.score });
+        let frame = self.gate.services.killswitch.notice(self.entry(), Notice::StatusSafe, "all is well", payload)?;
+        Ok(vec![Push::text(frame)])
+    }
+
+    /// What every heartbeat must pass: a living session, the rate of its plan, not blocked, paid.
+    fn admit(&self) -> Result<(), Error> {
+        if self.caller.session.ended().is_some() {
+            return Err(unauthenticated().into());
+        }
+        let quota = Quota::per_minute(self.entry().tier().heartbeats_per_minute());
+        check_rate(&self.entry().rate.admit(quota, self.gate.clock.now()))
+    }
+
+    fn error(&self, error: Error) -> Vec<Push> {
+        let mut problem = match error {
+            Error::Refused(refusal) => members(status_of(refusal.kind), &refusal, &self.origin.request_id),
+            other => {
+                let problem = Problem::from(other);
+                members(problem.status, &problem.refusal, &self.origin.request_id)
+            }
+        };
+        // `type` tells frames apart here; the problem's own goes by its code.
+        problem.insert("type".to_owned(), "error".into());
+        vec![Push::text(Value::Object(problem).to_string())]
+    }
+}
+
+impl Driver for DeviceSocket {
+    fn open(&mut self) -> Driving<'_> {
+        Box::pin(self.greet())
+    }
+
+    fn text<'a>(&'a mut self, text: &'a str) -> Driving<'a> {
+        Box::pin(self.take(text))
+    }
+
+    fn poll_push(&mut self, cx: &mut Context<'_>) -> Poll<Push> {
+        loop {
+            return match self.outbox.queue.poll_recv(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Some(Outgoing::Command { seq, .. })) if seq <= self.sent_through => continue,
+                Poll::Ready(Some(Outgoing::Command { seq, frame })) => {
+                    self.sent_through = seq;
+                    Poll::Ready(Push::Text { text: frame, tag: Some(seq) })
+                }
+                Poll::Ready(Some(Outgoing::Notice(frame))) => Poll::Ready(Push::text(frame)),
+                Poll::Ready(Some(Outgoing::Close(reason))) => Poll::Ready(close(reason)),
+                Poll::Ready(None) => Poll::Ready(close(CloseReason::SlowConsumer)),
+            };
+        }
+    }
+
+    fn sent(&mut self, tags: Vec<u64>) {
+        self.gate.services.killswitch.mark_sent(self.entry(), tags);
+    }
+}
+
+const fn close(reason: CloseReason) -> Push {
+    match reason {
+        CloseReason::Replaced => Push::Close(code::REPLACED, "a newer socket took over"),
+        CloseReason::Paywall => Push::Close(code::PAYWALL, "trial over"),
+        CloseReason::LoggedOut => Push::Close(code::POLICY, "logged out"),
+        CloseReason::SlowConsumer => Push::Close(code::TRY_AGAIN, "too slow"),
+        CloseReason::GoingAway => Push::Close(code::GOING_AWAY, "shutting down"),
+    }
+}

@@ -1,0 +1,123 @@
+//! Counters of callers. Bounded: idle counters are forgotten, and when a table is full it is swept first.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::crypto::sha256;
+use crate::kernel::Timestamp;
+use crate::kernel::rate::{Decision, Quota, SlidingWindow};
+use crate::net::limits::network_of;
+
+/// Callers that are counted at the same time.
+const COUNTERS_MAX: usize = 100_000;
+
+/// Requests a minute, by class.
+#[derive(Clone, Copy, Debug)]
+pub struct Quotas {
+    /// Ordinary reads of one caller.
+    pub read: u32,
+    /// Ordinary writes of one caller.
+    pub write: u32,
+    /// Calls of one network without credentials.
+    pub public: u32,
+    /// Failed logins of one account from one network.
+    pub login_failures: u32,
+    /// Failed authentications of one network.
+    pub auth_failures: u32,
+    /// Sockets that one device opens.
+    pub handshakes: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Who {
+    Reads(u128),
+    Writes(u128),
+    Handshakes(u64),
+    Public(IpAddr),
+    AuthFailures(IpAddr),
+    LoginFailures([u8; 32]),
+}
+
+/// All counters but the devices' own.
+pub struct Limiter {
+    quotas: Quotas,
+    counters: papaya::HashMap<Who, Arc<SlidingWindow>>,
+}
+
+impl Limiter {
+    /// With these quotas.
+    pub fn new(quotas: Quotas) -> Self {
+        Self { quotas, counters: papaya::HashMap::new() }
+    }
+
+    fn window(&self, who: Who, now: Timestamp) -> Arc<SlidingWindow> {
+        let pinned = self.counters.pin();
+        if let Some(window) = pinned.get(&who) {
+            return Arc::clone(window);
+        }
+        if self.counters.len() >= COUNTERS_MAX {
+            self.sweep(now);
+        }
+        Arc::clone(pinned.get_or_insert_with(who, Arc::default))
+    }
+
+    /// A read of the caller with this session.
+    pub fn read(&self, caller: u128, now: Timestamp) -> Decision {
+        self.window(Who::Reads(caller), now).admit(Quota::per_minute(self.quotas.read), now)
+    }
+
+    /// A write of the caller with this session.
+    pub fn write(&self, caller: u128, now: Timestamp) -> Decision {
+        self.window(Who::Writes(caller), now).admit(Quota::per_minute(self.quotas.write), now)
+    }
+
+    /// A call without credentials.
+    pub fn public(&self, ip: IpAddr, now: Timestamp) -> Decision {
+        self.window(Who::Public(network_of(ip)), now).admit(Quota::per_minute(self.quotas.public), now)
+    }
+
+    /// A socket of the device with this number.
+    pub fn handshake(&self, device: u64, now: Timestamp) -> Decision {
+        self.window(Who::Handshakes(device), now).admit(Quota::per_minute(self.quotas.handshakes), now)
+    }
+
+    /// Whether the network may still try credentials.
+    pub fn auth_budget(&self, ip: IpAddr, now: Timestamp) -> Decision {
+        let quota = Quota::per_minute(self.quotas.auth_failures);
+        // A look does not make a counter: only failures do.
+        match self.counters.pin().get(&Who::AuthFailures(network_of(ip))) {
+            Some(window) => window.peek(quota, now),
+            None => SlidingWindow::default().peek(quota, now),
+        }
+    }
+
+    /// Credentials from this network were bad.
+    pub fn auth_failed(&self, ip: IpAddr, now: Timestamp) {
+        let quota = Quota::per_minute(self.quotas.auth_failures);
+        self.window(Who::AuthFailures(network_of(ip)), now).admit(quota, now);
+    }
+
+    fn login_failures(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) -> Arc<SlidingWindow> {
+        let network = ip.map(|ip| network_of(ip).to_string()).unwrap_or_default();
+        self.window(Who::LoginFailures(sha256(format!("{network}\u{1f}{}", account.to_lowercase()).as_bytes())), now)
+    }
+
+    /// Takes one try to log in to an account from a network before its password is checked, so that tries in parallel
+    /// count, too. [`Limiter::login_succeeded`] gives the tries back.
+    pub fn login_try(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) -> Decision {
+        self.login_failures(account, ip, now).admit(Quota::per_minute(self.quotas.login_failures), now)
+    }
+
+    /// The try was no failure.
+    pub fn login_succeeded(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) {
+        self.login_failures(account, ip, now).give_back(Quota::per_minute(self.quotas.login_failures), now);
+    }
+
+    /// Forgets counters that have nothing left to remember.
+    pub fn sweep(&self, now: Timestamp) {
+        // Every quota here is by the minute: two windows of silence empty any counter.
+        let quota = Quota { limit: 1, window: Duration::from_secs(60) };
+        self.counters.pin().retain(|_, window| !window.is_idle(quota, now));
+    }
+}

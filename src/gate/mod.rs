@@ -1,0 +1,34 @@
+//! The one way in: every endpoint in one table, every check in one order.
+//!
+//! Order: route, the address's budget for failed authentication, authentication, rate, permission, body limit and parse,
+//! device match, blocked, paywall, handler, answer, metrics. A handler receives a [`Context`] that only this module can
+//! make: one that skips authentication does not compile.
+//!
+//! Policy only: what a request does is decided in the domains.
+
+mod answer;
+mod authn;
+mod body;
+mod context;
+mod device_socket;
+mod docs;
+mod limiter;
+mod openapi;
+mod ops;
+mod params;
+mod pipeline;
+mod problem;
+mod route;
+mod router;
+pub mod routes;
+mod schema;
+mod socket;
+
+pub use answer::{Answer, Reply};
+pub use body::{Body, FromRequest, Json, Nothing};
+pub use context::{Caller, Context, DeviceCaller, UserCaller};
+pub use limiter::Quotas;
+pub use params::{Params, Query, Values};
+pub use pipeline::{Gate, GateSettings};
+pub use route::{Access, AuditClass, DeviceRule, Door, Endpoint, RateClass, Route, Verb};
+pub use schema::Validate;

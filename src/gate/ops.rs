@@ -1,0 +1,113 @@
+//! Health, metrics and keys: what operators and their tools ask.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::docs::Document;
+use super::{Context, Nothing, Reply};
+use crate::kernel::{Kind, Refusal, Result};
+
+/// Health in one word.
+#[derive(Serialize, ToSchema)]
+pub struct Health {
+    /// `ok`; a failing part answers 503 instead.
+    pub status: &'static str,
+}
+
+/// `GET /health/live`
+pub async fn live(_: Context, _: Nothing) -> Result<Reply<Health>> {
+    Ok(Reply::new(Health { status: "ok" }))
+}
+
+/// `GET /health/ready`
+pub async fn ready(ctx: Context, _: Nothing) -> Result<Reply<Health>> {
+    let failing = if ctx.draining {
+        Some(("shutdown", "The appliance is shutting down."))
+    } else if ctx.services().store.has_failed() {
+        Some(("store", "The data file failed; the appliance must be restarted."))
+    } else {
+        None
+    };
+    let Some((part, detail)) = failing else { return Ok(Reply::new(Health { status: "ok" })) };
+    let mut refusal = Refusal::new(Kind::Unavailable, "not_ready", detail).retry_after_s(5);
+    let extra = serde_json::json!({ "part": part });
+    refusal.extra = extra.as_object().cloned().map(Box::new);
+    Err(refusal.into())
+}
+
+/// Every part with its figures.
+#[derive(Serialize, ToSchema)]
+pub struct DeepHealth {
+    /// `ok` or `failed`.
+    status: &'static str,
+    /// The program's version.
+    version: &'static str,
+    /// The data file.
+    store: StoreHealth,
+    /// Enrolled devices.
+    devices: usize,
+    /// Sessions in memory.
+    sessions: usize,
+    /// Open kill-switch sockets.
+    sockets: usize,
+}
+
+/// Figures of the data file.
+#[derive(Serialize, ToSchema)]
+pub struct StoreHealth {
+    /// `ok` or `failed`.
+    status: &'static str,
+    /// Changes and heartbeats that wait for the writer.
+    queued: u64,
+    /// Commits since the start.
+    commits: u64,
+    /// Changes and heartbeats that these commits carried.
+    writes: u64,
+    /// Size on disk.
+    bytes: u64,
+}
+
+/// `GET /health/deep`
+pub async fn deep(ctx: Context, _: Nothing) -> Result<Reply<DeepHealth>> {
+    use std::sync::atomic::Ordering::Relaxed;
+    let services = ctx.services();
+    let state = services.store.state();
+    let status = if services.store.has_failed() { "failed" } else { "ok" };
+    Ok(Reply::new(DeepHealth {
+        status,
+        version: env!("CARGO_PKG_VERSION"),
+        store: StoreHealth {
+            status,
+            queued: state.queued.load(Relaxed),
+            commits: state.commits.load(Relaxed),
+            writes: state.jobs.load(Relaxed),
+            bytes: std::fs::metadata(services.store.path()).map_or(0, |m| m.len()),
+        },
+        devices: services.devices.count(),
+        sessions: services.iam.session_count(),
+        sockets: services.killswitch.hub().len(),
+    }))
+}
+
+/// `GET /metrics`
+pub async fn metrics(ctx: Context, _: Nothing) -> Result<Reply<Document>> {
+    use std::sync::atomic::Ordering::Relaxed;
+    let services = ctx.services();
+    let state = services.store.state();
+    ctx.metrics.set_gauges(&crate::observe::Gauges {
+        write_queue: state.queued.load(Relaxed),
+        devices: services.devices.count() as u64,
+        sessions: services.iam.session_count() as u64,
+        sockets: services.killswitch.hub().len() as u64,
+        store_bytes: std::fs::metadata(services.store.path()).map_or(0, |m| m.len()),
+        store_failed: services.store.has_failed(),
+    });
+    let (content_type, text) = ctx.metrics.exposition(ctx.accept.as_deref());
+    Ok(Reply::raw(content_type, text))
+}
+
+/// `GET /.well-known/jwks.json`
+pub async fn jwks(ctx: Context, _: Nothing) -> Result<Reply<Document>> {
+    let set = ctx.services().iam.jwks().to_string();
+    Ok(Reply::raw("application/json", set).header("cache-control", "public, max-age=300"))
+}

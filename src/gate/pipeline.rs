@@ -1,0 +1,463 @@
+//! The gate itself: one straight function, in the order that the wire contract names.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+
+use super::answer::Answer;
+use super::authn::Authenticator;
+use super::body::Input;
+use super::context::{Caller, Context, unauthenticated};
+use super::limiter::{Limiter, Quotas};
+use super::problem::Problem;
+use super::route::{Access, Door, RateClass, Route, Verb};
+use super::router::{Found, Router};
+use super::routes::ROUTES;
+use super::socket;
+use crate::domains::Services;
+use crate::kernel::clock::Stopwatch;
+use crate::kernel::context::{Origin, Source};
+use crate::kernel::ids::RequestId;
+use crate::kernel::rate::{Decision, Quota};
+use crate::kernel::{Clock, Error, Kind, Random, Refusal, limits};
+use crate::net::http::Drain;
+use crate::observe::Metrics;
+
+/// What the configuration says about the way in.
+#[derive(Clone, Debug)]
+pub struct GateSettings {
+    /// Requests a minute.
+    pub quotas: Quotas,
+    /// For reading a body.
+    pub body_timeout: Duration,
+    /// Whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<crate::config::Network>,
+    /// Origins that may open sockets and read answers from a page of theirs.
+    pub allowed_origins: Vec<String>,
+}
+
+/// Everything a request passes.
+pub struct Gate {
+    pub(super) services: Arc<Services>,
+    pub(super) limiter: Arc<Limiter>,
+    pub(super) authenticator: Authenticator,
+    pub(super) settings: GateSettings,
+    pub(super) clock: Clock,
+    pub(super) random: Random,
+    pub(super) drain: Drain,
+    metrics: Arc<Metrics>,
+    public: Router,
+    internal: Router,
+    headers: HeaderMap,
+}
+
+/// A request's facts before anything is decided.
+pub(super) struct Facts {
+    pub origin: Origin,
+    pub ip: IpAddr,
+    trace: Option<HeaderValue>,
+}
+
+/// What is added to an answer whatever it is.
+#[derive(Default)]
+struct Extras {
+    rate: Option<Decision>,
+    tier: Option<&'static str>,
+    no_store: bool,
+}
+
+impl Gate {
+    /// # Errors
+    /// When the route table contradicts itself.
+    pub fn new(
+        services: Arc<Services>,
+        settings: GateSettings,
+        clock: Clock,
+        random: Random,
+        metrics: Arc<Metrics>,
+        drain: Drain,
+    ) -> Result<Self, String> {
+        let limiter = Arc::new(Limiter::new(settings.quotas));
+        let authenticator = Authenticator::new(Arc::clone(&services), Arc::clone(&limiter), clock.clone());
+        Ok(Self {
+            public: Router::new(ROUTES, Door::Public)?,
+            internal: Router::new(ROUTES, Door::Internal)?,
+            services,
+            limiter,
+            authenticator,
+            settings,
+            clock,
+            random,
+            drain,
+            metrics,
+            headers: standing_headers(),
+        })
+    }
+
+    /// Answers a request from the LAN.
+    pub async fn public(self: &Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+        self.answer(request, peer, &self.public).await
+    }
+
+    /// Answers a request from the box itself.
+    pub async fn internal(self: &Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+        self.answer(request, peer, &self.internal).await
+    }
+
+    /// Forgets what is over; run from time to time.
+    pub fn sweep(&self) {
+        self.limiter.sweep(self.clock.now());
+        self.authenticator.sweep();
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        router: &Router,
+    ) -> Response<Full<Bytes>> {
+        let watch = Stopwatch::start();
+        let facts = self.facts(&request, peer);
+        let mut extras = Extras::default();
+        let (row, response) = match router.find(request.method().as_str(), request.uri().path()) {
+            Found::Row(route, index, path) => {
+                let outcome = if route.verb == Verb::Ws {
+                    socket::upgrade(self, request, route, &facts).await
+                } else {
+                    self.handle(request, route, path, &facts, &mut extras).await
+                };
+                (Some(index), outcome)
+            }
+            Found::OtherMethods(allowed) => {
+                let problem = Problem::with_status(405, "method_not_allowed", "This path does not know that method.");
+                (None, Err(problem.header("allow", allowed)))
+            }
+            Found::Nothing => (None, Err(Refusal::not_found().into())),
+        };
+        let mut response = response.unwrap_or_else(|problem| render(&problem, &facts.origin.request_id));
+        self.finish(&mut response, &facts, &extras);
+        self.metrics.request(row, response.status().as_u16(), watch.elapsed());
+        response
+    }
+
+    async fn handle(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        route: &'static Route,
+        path: Vec<(&'static str, String)>,
+        facts: &Facts,
+        extras: &mut Extras,
+    ) -> Result<Response<Full<Bytes>>, Problem> {
+        extras.no_store = !matches!(route.access, Access::Public(_));
+        if self.drain.has_started() && route.rate != RateClass::Unlimited {
+            let detail = "The appliance is shutting down. Try again in a moment.";
+            return Err(Refusal::new(Kind::Unavailable, "shutting_down", detail).retry_after_s(5).into());
+        }
+        let caller = self.authenticate(route.access, request.headers(), facts)?;
+        self.count(route.rate, &caller, facts, extras)?;
+        authorize(route.access, &caller)?;
+        let (parts, body) = request.into_parts();
+        let body = match route.body_max {
+            0 => Bytes::new(),
+            max => self.read_body(body, &parts.headers, max).await?,
+        };
+        let input = Input { body, query: parts.uri.query().unwrap_or_default().to_owned() };
+        let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
+        let context = Context {
+            services: Arc::clone(&self.services),
+            limiter: Arc::clone(&self.limiter),
+            caller,
+            origin: facts.origin.clone(),
+            path,
+            clock: self.clock.clone(),
+            metrics: Arc::clone(&self.metrics),
+            draining: self.drain.has_started(),
+            accept: header("accept").map(str::to_owned),
+            enrollment: header("authorization").and_then(|v| v.strip_prefix("Enrollment ")).map(str::to_owned),
+            cookie: header("cookie").and_then(refresh_cookie).map(str::to_owned),
+            idempotency_key: header("idempotency-key").map(str::to_owned),
+        };
+        let answer = (route.endpoint.call)(context, input, route.access).await?;
+        Ok(respond(answer))
+    }
+
+    fn authenticate(&self, access: Access, headers: &HeaderMap, facts: &Facts) -> Result<Caller, Problem> {
+        let bearer = headers.get("authorization").and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
+        match (access, bearer) {
+            (Access::Public(_), _) | (Access::OptionalUser(_), None) => Ok(Caller::Public),
+            (_, Some(token)) => Ok(self.authenticator.caller(token, facts.ip)?),
+            (_, None) => Err(unauthenticated().into()),
+        }
+    }
+
+    fn count(&self, class: RateClass, caller: &Caller, facts: &Facts, extras: &mut Extras) -> Result<(), Problem> {
+        let now = self.clock.now();
+        if let Caller::Device(device) = caller {
+            extras.tier = Some(device.entry.tier().name());
+        }
+        let session = caller.session().map_or(0, |s| u128::from_be_bytes(s.id.to_bytes()));
+        let decision = match (class, caller) {
+            (RateClass::Unlimited | RateClass::Login, _) => return Ok(()),
+            (RateClass::PlanTier, Caller::Device(device)) => {
+                device.entry.rate.admit(Quota::per_minute(device.entry.tier().heartbeats_per_minute()), now)
+            }
+            (_, Caller::Public) => self.limiter.public(facts.ip, now),
+            (RateClass::Handshake, Caller::Device(device)) => self.limiter.handshake(device.entry.no.0, now),
+            (RateClass::Read, _) => self.limiter.read(session, now),
+            (RateClass::Write | RateClass::PlanTier | RateClass::Handshake | RateClass::Public, _) => {
+                self.limiter.write(session, now)
+            }
+        };
+        extras.rate = Some(decision);
+        check_rate(&decision).map_err(Problem::from)
+    }
+
+    async fn read_body(&self, body: Incoming, headers: &HeaderMap, max: usize) -> Result<Bytes, Problem> {
+        let too_large =
+            || Problem::with_status(413, "body_too_large", format!("The body may have at most {max} bytes."));
+        let declared = headers.get("content-length").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        if declared.is_some_and(|n| n > max as u64) {
+            return Err(too_large());
+        }
+        let json = headers.get("content-type").is_some_and(|v| v.to_str().is_ok_and(is_json));
+        let nothing_sent = headers.get("content-type").is_none() && body.is_end_stream();
+        if !json && !nothing_sent {
+            let detail = "Send the body as application/json.";
+            // A larger body of the wrong type is still too large first.
+            let _ = tokio::time::timeout(self.settings.body_timeout, collect(body, max))
+                .await
+                .map_err(|_| timed_out())?
+                .map_err(|e| match e {
+                    BodyError::TooLarge => too_large(),
+                    BodyError::Broken => broken(),
+                })?;
+            return Err(Problem::with_status(415, "unsupported_media_type", detail));
+        }
+        match tokio::time::timeout(self.settings.body_timeout, collect(body, max)).await {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(BodyError::TooLarge)) => Err(too_large()),
+            Ok(Err(BodyError::Broken)) => Err(broken()),
+            Err(_) => Err(timed_out()),
+        }
+    }
+
+    fn facts(&self, request: &Request<Incoming>, peer: SocketAddr) -> Facts {
+        let headers = request.headers();
+        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+        let request_id = match text("x-request-id").filter(|id| is_request_id(id)) {
+            Some(id) => Arc::from(id),
+            None => Arc::from(RequestId::generate(self.clock.now(), &self.random).to_string()),
+        };
+        let ip = self.client_ip(peer.ip(), headers);
+        let user_agent = text("user-agent").map(|ua| Arc::from(ua.get(..256).unwrap_or(ua)));
+        let trace = text("traceparent").and_then(|t| self.continue_trace(t));
+        Facts { origin: Origin { source: Source::Http, request_id, ip: Some(ip), user_agent }, ip, trace }
+    }
+
+    /// The last address that no proxy of ours wrote. Without configured proxies the header means nothing.
+    fn client_ip(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let trusted = |ip: IpAddr| self.settings.trusted_proxies.iter().any(|n| n.contains(ip));
+        let mut ip = peer.to_canonical();
+        if !trusted(ip) {
+            return ip;
+        }
+        let values: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
+        for hop in values.iter().flat_map(|v| v.split(',')).rev() {
+            let Ok(hop) = hop.trim().parse::<IpAddr>() else { break };
+            ip = hop.to_canonical();
+            if !trusted(ip) {
+                break;
+            }
+        }
+        ip
+    }
+
+    /// W3C trace context: the same trace, a span of our own.
+    fn continue_trace(&self, traceparent: &str) -> Option<HeaderValue> {
+        let mut parts = traceparent.split('-');
+        let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let hex =
+            |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let real = |s: &str| s.bytes().any(|b| b != b'0');
+        let fits = version == "00" && parts.next().is_none() && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
+        if !(fits && real(trace) && real(parent)) {
+            return None;
+        }
+        HeaderValue::from_str(&format!("00-{trace}-{:016x}-{flags}", self.random.u64() | 1)).ok()
+    }
+
+    fn finish(&self, response: &mut Response<Full<Bytes>>, facts: &Facts, extras: &Extras) {
+        let headers = response.headers_mut();
+        for (name, value) in &self.headers {
+            headers.entry(name).or_insert_with(|| value.clone());
+        }
+        if let Ok(id) = HeaderValue::from_str(&facts.origin.request_id) {
+            headers.insert(HeaderName::from_static("x-request-id"), id);
+        }
+        if let Some(trace) = &facts.trace {
+            headers.insert(HeaderName::from_static("traceparent"), trace.clone());
+        }
+        if extras.no_store {
+            headers.entry("cache-control").or_insert(HeaderValue::from_static("no-store"));
+        }
+        if let Some(tier) = extras.tier {
+            headers.insert(HeaderName::from_static("x-plan-tier"), HeaderValue::from_static(tier));
+        }
+        if let Some(rate) = &extras.rate {
+            rate_headers(headers, rate);
+        }
+    }
+}
+
+/// 429 for a refused decision.
+pub(super) fn check_rate(decision: &Decision) -> Result<(), Error> {
+    if decision.admitted {
+        return Ok(());
+    }
+    let detail = format!("More than {} requests in {} s.", decision.quota.limit, decision.quota.window.as_secs());
+    Err(Refusal::new(Kind::RateLimited, "rate_limited", detail).retry_after_s(decision.reset_s).into())
+}
+
+fn authorize(access: Access, caller: &Caller) -> Result<(), Problem> {
+    let forbidden = |detail: String| Refusal::new(Kind::Forbidden, "forbidden", detail);
+    match (access, caller) {
+        (Access::Public(_) | Access::OptionalUser(_) | Access::Session, _)
+        | (Access::AnyUser, Caller::User(_))
+        | (Access::Device(_) | Access::UserOrDevice(_), Caller::Device(_)) => Ok(()),
+        (Access::User(permission) | Access::UserOrDevice(permission), Caller::User(user)) => {
+            if user.may(permission) {
+                return Ok(());
+            }
+            Err(forbidden(format!("This needs the permission {}.", permission.name())).into())
+        }
+        (Access::User(_) | Access::AnyUser, _) => {
+            Err(forbidden("This is for people, not for devices.".to_owned()).into())
+        }
+        (Access::Device(_), _) => Err(forbidden("This is for enrolled devices.".to_owned()).into()),
+        (Access::UserOrDevice(_), Caller::Public) => Err(unauthenticated().into()),
+    }
+}
+
+enum BodyError {
+    TooLarge,
+    Broken,
+}
+
+async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, BodyError> {
+    let mut first = Bytes::new();
+    let mut whole: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+        if first.len() + whole.len() + data.len() > max {
+            return Err(BodyError::TooLarge);
+        }
+        // Nearly every body comes in one piece: that one is passed on without a copy.
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+        } else {
+            if whole.is_empty() {
+                whole.extend_from_slice(&std::mem::take(&mut first));
+            }
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(if whole.is_empty() { first } else { whole.into() })
+}
+
+fn timed_out() -> Problem {
+    Problem::with_status(408, "body_timeout", "The body did not arrive in time.").header("connection", "close")
+}
+
+fn broken() -> Problem {
+    Problem::with_status(400, "broken_body", "The body ended before it was complete.")
+}
+
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+fn is_request_id(id: &str) -> bool {
+    (1..=limits::REQUEST_ID_LEN_MAX).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+fn refresh_cookie(cookies: &str) -> Option<&str> {
+    let mut found = cookies.split(';').filter_map(|c| c.trim().strip_prefix("__Host-refresh="));
+    let value = found.next()?;
+    // A second cookie of that name means that somebody planted one: neither counts.
+    found.next().is_none().then_some(value)
+}
+
+fn respond(answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(answer.body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    match answer.content_type {
+        Cow::Borrowed("") => {}
+        Cow::Borrowed(known) => drop(headers.insert(hyper::header::CONTENT_TYPE, HeaderValue::from_static(known))),
+        Cow::Owned(other) => append(headers, vec![("content-type", other)]),
+    }
+    append(headers, answer.headers);
+    response
+}
+
+fn render(problem: &Problem, request_id: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(problem.body(request_id)));
+    *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(hyper::header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    append(headers, problem.headers.clone());
+    response
+}
+
+fn append(headers: &mut HeaderMap, more: Vec<(&'static str, String)>) {
+    for (name, value) in more {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.append(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+fn rate_headers(headers: &mut HeaderMap, rate: &Decision) {
+    let (limit, window_s) = (rate.quota.limit, rate.quota.window.as_secs());
+    headers.insert(HeaderName::from_static("x-ratelimit-limit"), limit.into());
+    headers.insert(HeaderName::from_static("x-ratelimit-remaining"), rate.remaining.into());
+    headers.insert(HeaderName::from_static("x-ratelimit-reset"), rate.reset_s.into());
+    let policy = format!("\"default\";q={limit};w={window_s}");
+    let state = format!("\"default\";r={};t={}", rate.remaining, rate.reset_s);
+    for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// On every response.
+fn standing_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("strict-transport-security", "max-age=63072000; includeSubDomains"),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("x-xss-protection", "0"),
+        ("referrer-policy", "no-referrer"),
+        ("content-security-policy", "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+        (
+            "permissions-policy",
+            "accelerometer=(), camera=(), geolocation=(), gyroscope=(), microphone=(), payment=(), usb=()",
+        ),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-embedder-policy", "require-corp"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ] {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    headers
+}

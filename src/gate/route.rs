@@ -1,0 +1,176 @@
+//! What a row of the route table says. There are no defaults: a row that leaves something out does not compile.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use utoipa::openapi::{RefOr, Schema};
+
+use super::answer::Answer;
+use super::body::Input;
+use super::context::Context;
+use crate::domains::iam::Permission;
+use crate::kernel::Result;
+
+/// The method, or the protocol that a GET is upgraded to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verb {
+    /// Reads.
+    Get,
+    /// Does.
+    Post,
+    /// Removes.
+    Delete,
+    /// Opens a WebSocket.
+    Ws,
+}
+
+impl Verb {
+    /// The HTTP method on the wire.
+    pub const fn method(self) -> &'static str {
+        match self {
+            Self::Get | Self::Ws => "GET",
+            Self::Post => "POST",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+/// Which listener a route is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Door {
+    /// The LAN.
+    Public,
+    /// Loopback, for the operator's tools.
+    Internal,
+}
+
+/// What must be true of the device that calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceRule {
+    /// Not blocked, trial not over: for everything by which a device acts.
+    Acting,
+    /// Anything: for what a blocked device still needs.
+    Any,
+}
+
+/// Who may call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Everybody, and why.
+    Public(&'static str),
+    /// Everybody; a user's or enrollment credential is looked at by the handler, and why.
+    OptionalUser(&'static str),
+    /// A person with this permission.
+    User(Permission),
+    /// Any person.
+    AnyUser,
+    /// A person, or a device for itself.
+    UserOrDevice(Permission),
+    /// A person or a device, for their own session.
+    Session,
+    /// An enrolled device.
+    Device(DeviceRule),
+}
+
+/// Which counter a request moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RateClass {
+    /// None: health, documents.
+    Unlimited,
+    /// By network address.
+    Public,
+    /// Failures, by account and address; the handler counts them.
+    Login,
+    /// By caller.
+    Read,
+    /// By caller.
+    Write,
+    /// By the device's subscription.
+    PlanTier,
+    /// Sockets opened, by device.
+    Handshake,
+}
+
+/// What the audit log holds of a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AuditClass {
+    /// Nothing: it changes nothing.
+    Nothing,
+    /// An entry for each success, in the commit of the change.
+    Write,
+    /// An entry when a decision changes.
+    Change,
+}
+
+/// A boxed handler's future.
+pub type Handling = Pin<Box<dyn Future<Output = Result<Answer>> + Send>>;
+
+/// A schema, by name, and whatever it refers to.
+#[derive(Clone, Copy)]
+pub struct Doc {
+    /// `None` where there is no body.
+    pub name: Option<fn() -> String>,
+    /// The schema itself.
+    pub schema: fn() -> RefOr<Schema>,
+    /// What it refers to.
+    pub collect: fn(&mut Vec<(String, RefOr<Schema>)>),
+}
+
+/// What a row leads to.
+#[derive(Clone, Copy)]
+pub struct Endpoint {
+    /// Parses, checks the device, calls the handler.
+    pub call: fn(Context, Input, Access) -> Handling,
+    /// The body that is expected.
+    pub request: Doc,
+    /// Query parameters: name and meaning.
+    pub query: &'static [(&'static str, &'static str)],
+    /// The body that is answered.
+    pub response: Doc,
+    /// The status of success.
+    pub status: u16,
+}
+
+/// One row.
+#[derive(Clone, Copy)]
+pub struct Route {
+    /// Method or protocol.
+    pub verb: Verb,
+    /// Path, with parameters in braces; also a label of the metrics.
+    pub path: &'static str,
+    /// Which listener.
+    pub door: Door,
+    /// Who may call.
+    pub access: Access,
+    /// Which counter it moves.
+    pub rate: RateClass,
+    /// Largest body in bytes; 0: none is read.
+    pub body_max: usize,
+    /// What the audit log holds of it.
+    pub audit: AuditClass,
+    /// What it leads to.
+    pub endpoint: Endpoint,
+    /// One line for the documents.
+    pub summary: &'static str,
+}
+
+/// Makes an [`Endpoint`] of a handler `async fn(Context, Request) -> Result<Reply<Response>>`.
+#[macro_export]
+macro_rules! endpoint {
+    ($handler:path, $request:ty => $status:literal $response:ty) => {
+        $crate::gate::Endpoint {
+            call: |context, input, access| {
+                Box::pin(async move {
+                    let request = <$request as $crate::gate::FromRequest>::from_request(&input)?;
+                    context.check_device($crate::gate::FromRequest::device_id(&request), access)?;
+                    let reply: $crate::gate::Reply<$response> = $handler(context, request).await?;
+                    reply.into_answer($status)
+                })
+            },
+            request: <$request as $crate::gate::FromRequest>::DOC,
+            query: <$request as $crate::gate::FromRequest>::QUERY,
+            response: <$response as $crate::gate::Body>::DOC,
+            status: $status,
+        }
+    };
+}

@@ -1,0 +1,92 @@
+//! Every endpoint, in one table. A path that is not here cannot be reached.
+//!
+//! From this table come the router, the OpenAPI document, the authorization tests, the labels of the metrics and the
+//! reference page; there is no second list.
+
+use super::route::{
+    Access::{AnyUser, Device, OptionalUser, Public, Session, User, UserOrDevice},
+    AuditClass::{self, Change, Nothing as Unaudited, Write},
+    DeviceRule::{Acting, Any},
+    Door, Endpoint,
+    RateClass::{Handshake, Login, PlanTier, Public as ByNetwork, Read, Unlimited, Write as Writes},
+    Route, Verb,
+};
+use super::{Json, Nothing, Query};
+use super::{docs, ops};
+use crate::domains::iam::Permission::{DevicesCommand, DevicesRead, SystemAdmin};
+use crate::domains::{audit, devices, iam, killswitch, signals};
+use crate::endpoint;
+
+const KIB: usize = 1024;
+/// A route that reads no body.
+const NO_BODY: usize = 0;
+
+#[expect(clippy::too_many_arguments, reason = "a row has these columns, and none has a default")]
+const fn row(
+    verb: Verb,
+    path: &'static str,
+    access: super::Access,
+    rate: super::RateClass,
+    body_max: usize,
+    audit: AuditClass,
+    endpoint: Endpoint,
+    summary: &'static str,
+) -> Route {
+    Route { verb, path, door: Door::Public, access, rate, body_max, audit, endpoint, summary }
+}
+
+const fn internal(path: &'static str, endpoint: Endpoint, summary: &'static str) -> Route {
+    Route {
+        verb: Verb::Get,
+        path,
+        door: Door::Internal,
+        access: Public("only the box itself reaches this listener"),
+        rate: Unlimited,
+        body_max: NO_BODY,
+        audit: Unaudited,
+        endpoint,
+        summary,
+    }
+}
+
+const PAGE: super::Access = Public("a page for people and tools");
+const PROBE: super::Access = Public("load balancers and people ask without credentials");
+
+/// The table.
+#[rustfmt::skip]
+pub static ROUTES: &[Route] = &[
+    //  method        path                                               who may call                                  rate        body      audit      handler
+    row(Verb::Post,   "/v1/auth/login",                                  Public("this is the way in"),                 Login,      4 * KIB,  Write,     endpoint!(iam::api::login, Json<iam::api::LoginRequest> => 200 iam::api::LoginResponse),                          "Log a person in"),
+    row(Verb::Post,   "/v1/auth/device",                                 OptionalUser("a device has no token yet"),    ByNetwork,  16 * KIB, Write,     endpoint!(iam::api::enroll, Json<iam::api::EnrollRequest> => 201 iam::api::EnrollResponse),                       "Enroll a device"),
+    row(Verb::Post,   "/v1/auth/refresh",                                Public("the refresh token is the credential"), ByNetwork, 4 * KIB,  Write,     endpoint!(iam::api::refresh, Json<iam::api::RefreshRequest> => 200 iam::api::RefreshResponse),                    "Exchange a refresh token for a new pair"),
+    row(Verb::Post,   "/v1/auth/logout",                                 Session,                                      Writes,     NO_BODY,  Write,     endpoint!(iam::api::logout, Nothing => 204 iam::api::Ended),                                                     "End the caller's session"),
+    row(Verb::Get,    "/v1/me",                                          AnyUser,                                      Read,       NO_BODY,  Unaudited, endpoint!(iam::api::me, Nothing => 200 iam::api::UserView),                                                      "The person who calls"),
+    row(Verb::Get,    "/v1/me/sessions",                                 AnyUser,                                      Read,       NO_BODY,  Unaudited, endpoint!(iam::api::sessions, Nothing => 200 iam::api::SessionList),                                             "The caller's living sessions"),
+    row(Verb::Delete, "/v1/me/sessions/{session_id}",                    AnyUser,                                      Writes,     NO_BODY,  Write,     endpoint!(iam::api::end_session, Nothing => 204 iam::api::Ended),                                                "End one of the caller's sessions"),
+    row(Verb::Get,    "/v1/devices",                                     User(DevicesRead),                            Read,       NO_BODY,  Unaudited, endpoint!(devices::api::list, Query<devices::api::PageQuery> => 200 devices::api::DeviceList),                   "Devices of the tenant"),
+    row(Verb::Get,    "/v1/devices/{device_id}",                         UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(devices::api::get, Nothing => 200 devices::api::DeviceView),                                           "One device"),
+    row(Verb::Post,   "/v1/devices/{device_id}/commands",                User(DevicesCommand),                         Writes,     4 * KIB,  Write,     endpoint!(killswitch::api::command, Json<killswitch::api::CommandRequest> => 202 killswitch::CommandView),       "Tell a device to do something"),
+    row(Verb::Get,    "/v1/devices/{device_id}/commands",                UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(killswitch::api::list, Query<killswitch::api::PageQuery> => 200 killswitch::api::CommandList),         "A device's commands and what became of them"),
+    row(Verb::Get,    "/v1/devices/{device_id}/commands/{command_id}",   UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(killswitch::api::get, Nothing => 200 killswitch::CommandView),                                         "One command and what became of it"),
+    row(Verb::Post,   "/v1/devices/{device_id}/unblock",                 User(DevicesCommand),                         Writes,     4 * KIB,  Write,     endpoint!(killswitch::api::unblock, Json<killswitch::api::UnblockRequest> => 200 killswitch::CommandView),       "Release a blocked device"),
+    row(Verb::Post,   "/v1/signals/heartbeat",                           Device(Acting),                               PlanTier,   64 * KIB, Change,    endpoint!(signals::api::heartbeat, Json<signals::api::HeartbeatRequest> => 200 signals::api::HeartbeatResponse), "Send readings; the answer comes when they are durable"),
+    row(Verb::Get,    "/v1/security/trust-score",                        UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(signals::api::trust_score, Query<signals::api::DeviceQuery> => 200 signals::api::TrustScoreResponse),  "How far a device is trusted, and why"),
+    row(Verb::Ws,     "/v1/security/kill-switch",                        Device(Any),                                  Handshake,  NO_BODY,  Change,    endpoint!(docs::socket, Nothing => 101 docs::NoBody),                                                            "The kill-switch socket (WebSocket)"),
+    row(Verb::Ws,     "/v1/signals",                                     Device(Any),                                  Handshake,  NO_BODY,  Change,    endpoint!(docs::socket, Nothing => 101 docs::NoBody),                                                            "The kill-switch socket, for older clients"),
+    row(Verb::Get,    "/v1/audit/logs",                                  UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(audit::api::logs, Query<audit::api::LogQuery> => 200 audit::api::AuditList),                           "The forensic log, newest first"),
+    row(Verb::Get,    "/.well-known/jwks.json",                          Public("public keys are public"),             Unlimited,  NO_BODY,  Unaudited, endpoint!(ops::jwks, Nothing => 200 docs::Document),                                                            "Keys that tokens and commands are signed with"),
+    row(Verb::Get,    "/health/live",                                    PROBE,                                        Unlimited,  NO_BODY,  Unaudited, endpoint!(ops::live, Nothing => 200 ops::Health),                                                          "Whether the process runs"),
+    row(Verb::Get,    "/health/ready",                                   PROBE,                                        Unlimited,  NO_BODY,  Unaudited, endpoint!(ops::ready, Nothing => 200 ops::Health),                                                         "Whether it can do its work; 503 names the failing part"),
+    row(Verb::Get,    "/health",                                         PROBE,                                        Unlimited,  NO_BODY,  Unaudited, endpoint!(ops::ready, Nothing => 200 ops::Health),                                                         "As /health/ready"),
+    row(Verb::Get,    "/health/deep",                                    User(SystemAdmin),                            Read,       NO_BODY,  Unaudited, endpoint!(ops::deep, Nothing => 200 ops::DeepHealth),                                                      "Every part with its figures"),
+    row(Verb::Get,    "/openapi.json",                                   PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(docs::openapi, Nothing => 200 docs::Document),                                                         "This document"),
+    row(Verb::Get,    "/docs",                                           PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(docs::to_docs, Nothing => 308 docs::NoBody),                                                           "Swagger UI"),
+    row(Verb::Get,    "/docs/",                                          PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(docs::swagger, Nothing => 200 docs::Document),                                                         "Swagger UI"),
+    row(Verb::Get,    "/docs/{file}",                                    PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(docs::swagger, Nothing => 200 docs::Document),                                                         "Files of Swagger UI"),
+    row(Verb::Get,    "/redoc",                                          PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(docs::reference, Nothing => 200 docs::Document),                                                       "A plain reference page"),
+    row(Verb::Get,    "/",                                               PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(docs::home, Nothing => 200 docs::Document),                                                            "What this is and where to go"),
+    internal("/metrics",                        endpoint!(ops::metrics, Nothing => 200 docs::Document), "Metrics for Prometheus"),
+    internal("/internal/.well-known/jwks.json", endpoint!(ops::jwks, Nothing => 200 docs::Document),                          "Keys that tokens and commands are signed with"),
+    internal("/health/live",                    endpoint!(ops::live, Nothing => 200 ops::Health),                        "Whether the process runs"),
+    internal("/health/ready",                   endpoint!(ops::ready, Nothing => 200 ops::Health),                       "Whether it can do its work"),
+];

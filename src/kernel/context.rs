@@ -1,0 +1,47 @@
+//! The facts of a request that audit entries, logs and answers need, wherever the request came from.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The door a request came through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// HTTPS.
+    Http,
+    /// The kill-switch socket.
+    Ws,
+    /// gRPC.
+    Grpc,
+    /// The appliance itself: a rule, a schedule.
+    System,
+    /// The command line on the box.
+    Cli,
+}
+
+/// Who asked, from where, under which id.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The door.
+    pub source: Source,
+    /// `X-Request-Id` of the client, or one of ours.
+    pub request_id: Arc<str>,
+    /// The client's address, after the configured proxies.
+    pub ip: Option<IpAddr>,
+    /// As sent, cut to 256 bytes.
+    pub user_agent: Option<Arc<str>>,
+}
+
+impl Origin {
+    /// The appliance itself.
+    pub fn system() -> Self {
+        Self { source: Source::System, request_id: Arc::from("system"), ip: None, user_agent: None }
+    }
+
+    /// The command line on the box.
+    pub fn cli() -> Self {
+        Self { source: Source::Cli, request_id: Arc::from("cli"), ip: None, user_agent: None }
+    }
+}

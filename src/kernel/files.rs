@@ -1,0 +1,38 @@
+//! Files that hold secrets: made for their owner alone, synced with the folder that names them.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// Makes a folder (and what is missing above it) that only its owner may enter; an existing one is left as it is.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes a new file that only its owner may read; refuses one that exists.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).read(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Writes a new private file and syncs it and its folder.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = create_private(path)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    sync_parent(path)
+}
+
+/// Sets the permission bits.
+pub fn restrict(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Makes the name of a new or renamed file durable.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    File::open(parent)?.sync_all()
+}

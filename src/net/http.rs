@@ -1,0 +1,267 @@
+//! Accepting connections and speaking HTTP on them, each with deadlines, until told to drain.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio_rustls::TlsAcceptor;
+
+use super::Service;
+use super::limits::Connections;
+
+/// Deadlines of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// From the first byte of TCP to the end of the TLS handshake.
+    pub handshake: Duration,
+    /// For a request's header, and for a silent keep-alive connection.
+    pub header: Duration,
+    /// For an HTTP/2 connection without a request in flight.
+    pub idle: Duration,
+}
+
+/// One listener's settings.
+#[derive(Clone)]
+pub struct Settings {
+    /// Deadlines.
+    pub deadlines: Deadlines,
+    /// `None`: plain text, for the internal listener on loopback.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Shared by all listeners.
+    pub connections: Connections,
+}
+
+const H2_STREAMS_MAX: u32 = 128;
+const H2_HEADER_LIST_BYTES_MAX: u32 = 32 << 10;
+const H1_BUFFER_BYTES_MAX: usize = 64 << 10;
+const H1_HEADERS_MAX: usize = 64;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Tells listeners and connections to end, and counts those that have not.
+#[derive(Clone)]
+pub struct Drain {
+    signal: watch::Sender<bool>,
+    open: Arc<OpenCount>,
+}
+
+#[derive(Default)]
+struct OpenCount {
+    count: AtomicUsize,
+    none: Notify,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { signal: watch::Sender::new(false), open: Arc::default() }
+    }
+}
+
+impl Drain {
+    /// No new connections; idle ones close, busy ones finish what they have.
+    pub fn start(&self) {
+        self.signal.send_replace(true);
+    }
+
+    /// Whether draining has begun.
+    pub fn has_started(&self) -> bool {
+        *self.signal.borrow()
+    }
+
+    /// Resolves when draining begins.
+    pub async fn started(&self) {
+        let mut watch = self.signal.subscribe();
+        // The sender lives in `self`, so this cannot fail while it is awaited.
+        let _ = watch.wait_for(|started| *started).await;
+    }
+
+    /// Counts something that must end before the process does.
+    pub fn guard(&self) -> DrainGuard {
+        self.open.count.fetch_add(1, Ordering::AcqRel);
+        DrainGuard(Arc::clone(&self.open))
+    }
+
+    /// Resolves when nothing is open any more.
+    pub async fn finished(&self) {
+        loop {
+            let wait = self.open.none.notified();
+            if self.open.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            wait.await;
+        }
+    }
+}
+
+/// Something that is still open.
+pub struct DrainGuard(Arc<OpenCount>);
+
+impl Drop for DrainGuard {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none.notify_waiters();
+        }
+    }
+}
+
+/// Accepts until draining begins.
+pub async fn serve<S: Service>(listener: TcpListener, settings: Settings, service: S, drain: Drain) {
+    let started = drain.started();
+    let mut started = pin!(started);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut started => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let Some(place) = settings.connections.admit(peer.ip()) else { continue };
+                let (settings, service, drain) = (settings.clone(), service.clone(), drain.clone());
+                tokio::spawn(async move {
+                    let _guard = drain.guard();
+                    connection(stream, peer, settings, service, &drain).await;
+                    drop(place);
+                });
+            }
+            // Out of file descriptors, most likely: pause instead of spinning.
+            Err(e) => {
+                tracing::warn!(error = %e, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection<S: Service>(stream: TcpStream, peer: SocketAddr, settings: Settings, service: S, drain: &Drain) {
+    // Small answers must not wait for the client's delayed acknowledgements.
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = settings.tls.clone() else {
+        return speak_http1(stream, peer, &settings, service, drain).await;
+    };
+    let handshake = TlsAcceptor::from(tls).accept(stream);
+    match tokio::time::timeout(settings.deadlines.handshake, handshake).await {
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            speak_http2(stream, peer, &settings, service, drain).await;
+        }
+        Ok(Ok(stream)) => speak_http1(stream, peer, &settings, service, drain).await,
+        Ok(Err(e)) => tracing::debug!(%peer, error = %e, "TLS handshake failed"),
+        Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+    }
+}
+
+async fn speak_http1<S: Service, I>(io: I, peer: SocketAddr, settings: &Settings, service: S, drain: &Drain)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let service = service.clone();
+        async move { Ok::<Response<_>, std::convert::Infallible>(service.call(request, peer).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.deadlines.header)
+        .max_buf_size(H1_BUFFER_BYTES_MAX)
+        .max_headers(H1_HEADERS_MAX)
+        .serve_connection(TokioIo::new(io), answer)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return note(peer, result),
+        () = drain.started() => connection.as_mut().graceful_shutdown(),
+    }
+    note(peer, connection.await);
+}
+
+async fn speak_http2<S: Service, I>(io: I, peer: SocketAddr, settings: &Settings, service: S, drain: &Drain)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let activity = Arc::new(Activity::default());
+    let seen = Arc::clone(&activity);
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (service, busy) = (service.clone(), Busy::new(&seen));
+        async move {
+            let response = service.call(request, peer).await;
+            drop(busy);
+            Ok::<Response<_>, std::convert::Infallible>(response)
+        }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(settings.deadlines.header)
+        .keep_alive_timeout(settings.deadlines.header)
+        .max_concurrent_streams(H2_STREAMS_MAX)
+        .max_header_list_size(H2_HEADER_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(32)
+        .max_local_error_reset_streams(Some(64))
+        .serve_connection(TokioIo::new(io), answer);
+    let mut connection = pin!(connection);
+    // HTTP/2 itself knows no end of idleness: a client that only answers pings would stay for ever.
+    tokio::select! {
+        result = connection.as_mut() => return note(peer, result),
+        () = drain.started() => {}
+        () = activity.idle_for(settings.deadlines.idle) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let grace = settings.deadlines.idle;
+    if let Ok(result) = tokio::time::timeout(grace, connection).await {
+        note(peer, result);
+    }
+}
+
+fn note(peer: SocketAddr, result: hyper::Result<()>) {
+    if let Err(e) = result {
+        tracing::debug!(%peer, error = %e, "connection ended");
+    }
+}
+
+/// Requests in flight on one HTTP/2 connection, and how many there ever were.
+#[derive(Default)]
+struct Activity {
+    in_flight: AtomicUsize,
+    ever: AtomicUsize,
+}
+
+impl Activity {
+    /// Resolves when no request was in flight for a whole period.
+    fn idle_for(&self, period: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            let mut before = usize::MAX;
+            loop {
+                let ever = self.ever.load(Ordering::Acquire);
+                if ever == before && self.in_flight.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                before = ever;
+                tokio::time::sleep(period).await;
+            }
+        })
+    }
+}
+
+struct Busy(Arc<Activity>);
+
+impl Busy {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.in_flight.fetch_add(1, Ordering::AcqRel);
+        activity.ever.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}

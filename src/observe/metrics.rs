@@ -1,0 +1,193 @@
+//! Counters, gauges and histograms, and their two text formats.
+
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    http_request_method: &'static str,
+    http_route: &'static str,
+    http_response_status_class: &'static str,
+}
+
+/// What is read at the moment of a scrape.
+#[derive(Clone, Copy, Debug)]
+pub struct Gauges {
+    /// Changes and heartbeats that wait for the writer.
+    pub write_queue: u64,
+    /// Enrolled devices.
+    pub devices: u64,
+    /// Sessions in memory.
+    pub sessions: u64,
+    /// Open kill-switch sockets.
+    pub sockets: u64,
+    /// Size of the data file.
+    pub store_bytes: u64,
+    /// Whether the disk has failed.
+    pub store_failed: bool,
+}
+
+/// One route's name and method, in the order of the route table.
+pub type RouteLabel = (&'static str, &'static str);
+
+const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Everything that is measured.
+pub struct Metrics {
+    registry: Registry,
+    /// By row of the route table (the last: no row) and status class: made at its first use, then touched without a lookup.
+    requests: Vec<[OnceLock<Histogram>; CLASSES.len()]>,
+    labels: Vec<RouteLabel>,
+    family: Family<RequestLabels, Histogram, fn() -> Histogram>,
+    scoring: Histogram,
+    commit: Histogram,
+    commit_jobs: Histogram,
+    refreshes: Family<RefreshLabels, Counter>,
+    gauges: [Gauge<u64, AtomicU64>; 6],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefreshLabels {
+    result: &'static str,
+}
+
+impl Metrics {
+    /// With a series for each route.
+    pub fn new(routes: &[RouteLabel]) -> Self {
+        let mut registry = Registry::default();
+        // 100 microseconds to 6.5 seconds.
+        let durations = || Histogram::new(exponential_buckets(0.000_1, 2.0, 17));
+        let family = Family::<RequestLabels, Histogram, fn() -> Histogram>::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(0.000_1, 2.0, 17))
+        });
+        registry.register_with_unit(
+            "http_server_request_duration",
+            "Time from a request's header to its answer, by route and status class",
+            Unit::Seconds,
+            family.clone(),
+        );
+        let labels: Vec<RouteLabel> = routes.iter().copied().chain([("other", "other")]).collect();
+        let requests = labels.iter().map(|_| Default::default()).collect();
+        let scoring = Histogram::new(exponential_buckets(0.000_000_5, 2.0, 16));
+        registry.register_with_unit(
+            "blockremote_scoring_duration",
+            "Time to score one heartbeat, all of its readings together",
+            Unit::Seconds,
+            scoring.clone(),
+        );
+        let commit = durations();
+        registry.register_with_unit(
+            "blockremote_store_commit_duration",
+            "Time of one commit, from its first change to the end of its last sync",
+            Unit::Seconds,
+            commit.clone(),
+        );
+        let commit_jobs = Histogram::new(exponential_buckets(1.0, 2.0, 11));
+        registry.register(
+            "blockremote_store_commit_writes",
+            "Changes and heartbeats that share one commit",
+            commit_jobs.clone(),
+        );
+        let refreshes = Family::<RefreshLabels, Counter>::default();
+        registry.register(
+            "blockremote_refresh_attempts",
+            "Refresh tokens presented, by what came of it",
+            refreshes.clone(),
+        );
+        let gauges: [Gauge<u64, AtomicU64>; 6] = Default::default();
+        let names = [
+            ("blockremote_store_queue_writes", "Changes and heartbeats that wait for the writer"),
+            ("blockremote_devices", "Enrolled devices"),
+            ("blockremote_sessions", "Sessions in memory"),
+            ("blockremote_ws_sockets", "Open kill-switch sockets"),
+            ("blockremote_store_size_bytes", "Size of the data file"),
+            ("blockremote_store_failed", "1 when the disk has failed and nothing more is written"),
+        ];
+        for ((name, help), gauge) in names.into_iter().zip(&gauges) {
+            registry.register(name, help, gauge.clone());
+        }
+        Self { registry, requests, labels, family, scoring, commit, commit_jobs, refreshes, gauges }
+    }
+
+    /// A request was answered; `row` is its place in the route table.
+    pub fn request(&self, row: Option<usize>, status: u16, took: Duration) {
+        let row = row.filter(|i| *i < self.labels.len()).unwrap_or(self.labels.len().saturating_sub(1));
+        let class = usize::from(status / 100);
+        let class = if (1..CLASSES.len()).contains(&class) { class } else { 0 };
+        let series = self.requests.get(row).and_then(|classes| classes.get(class));
+        let (Some(series), Some((http_route, http_request_method)), Some(http_response_status_class)) =
+            (series, self.labels.get(row).copied(), CLASSES.get(class).copied())
+        else {
+            return;
+        };
+        let labels = RequestLabels { http_request_method, http_route, http_response_status_class };
+        series.get_or_init(|| self.family.get_or_create(&labels).clone()).observe(took.as_secs_f64());
+    }
+
+    /// A heartbeat was scored.
+    pub fn scored(&self, took: Duration) {
+        self.scoring.observe(took.as_secs_f64());
+    }
+
+    /// A commit ended.
+    pub fn committed(&self, took: Duration, jobs: usize) {
+        self.commit.observe(took.as_secs_f64());
+        // Counts of jobs are small: exact in a float.
+        #[expect(clippy::cast_precision_loss)]
+        self.commit_jobs.observe(jobs as f64);
+    }
+
+    /// A refresh token was presented.
+    pub fn refreshed(&self, result: &'static str) {
+        self.refreshes.get_or_create(&RefreshLabels { result }).inc();
+    }
+
+    /// Takes over what is read at the moment of a scrape.
+    pub fn set_gauges(&self, now: &Gauges) {
+        let values =
+            [now.write_queue, now.devices, now.sessions, now.sockets, now.store_bytes, u64::from(now.store_failed)];
+        for (gauge, value) in self.gauges.iter().zip(values) {
+            gauge.set(value);
+        }
+    }
+
+    /// The text of a scrape and its media type: OpenMetrics where the scraper asks for it, else Prometheus 0.0.4.
+    pub fn exposition(&self, accept: Option<&str>) -> (&'static str, String) {
+        let mut out = String::new();
+        if text::encode(&mut out, &self.registry).is_err() {
+            // Writing to a string does not fail.
+            out.clear();
+        }
+        if accept.is_some_and(|a| a.contains("application/openmetrics-text")) {
+            return ("application/openmetrics-text; version=1.0.0; charset=utf-8", out);
+        }
+        ("text/plain; version=0.0.4; charset=utf-8", classic(&out))
+    }
+}
+
+/// From OpenMetrics to the older text format: no `# EOF`, no `# UNIT`, counters described under their `_total` name.
+fn classic(open: &str) -> String {
+    let counters: Vec<&str> =
+        open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut out = String::with_capacity(open.len());
+    for line in open.lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT ")) {
+        let described = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+        match described.and_then(|rest| rest.split_once(' ')) {
+            Some((name, rest)) if counters.contains(&name) => {
+                let keyword = line.get(..7).unwrap_or_default();
+                out.push_str(&format!("{keyword}{name}_total {rest}"));
+            }
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
+}

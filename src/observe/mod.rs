@@ -1,0 +1,6 @@
+//! Logs and metrics. No label grows with devices or users; no secret is logged.
+
+pub mod logs;
+pub mod metrics;
+
+pub use metrics::{Gauges, Metrics};

@@ -1,0 +1,136 @@
+//! Every table of the data file and the layout of its keys, in one list. A table that is not here does not exist.
+//!
+//! Keys are byte strings that sort as they are read: a tenant first (16 bytes), numbers big-endian, a text closed by a
+//! zero byte (no text of ours may hold one). Values are versioned JSON rows (`codec`), except where "raw" is said.
+
+use redb::TableDefinition;
+
+/// A table: keys and values are byte strings; what they mean stands beside each name.
+pub type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)+) => {
+        $($(#[$doc])* pub const $name: Table = TableDefinition::new($text);)+
+        /// All of them, for backup, verification and the first opening.
+        pub const ALL: &[Table] = &[$($name),+];
+    };
+}
+
+tables! {
+    /// name -> raw: schema version, counters, the mark behind which the journal is folded.
+    META = "meta";
+    /// kid -> signing key (private part sealed) and its place in the rotation.
+    SIGNING_KEYS = "signing_keys";
+    /// tenant -> tenant.
+    TENANTS = "tenants";
+    /// tenant, user -> user.
+    USERS = "users";
+    /// lower-case user name, 0 -> raw tenant, user. Names are unique on the appliance.
+    USER_NAMES = "user_names";
+    /// tenant, session -> session with its refresh family.
+    SESSIONS = "sessions";
+    /// SHA-256 of the token -> enrollment token.
+    ENROLLMENT_TOKENS = "enrollment_tokens";
+    /// tenant, device id, 0 -> device.
+    DEVICES = "devices";
+    /// tenant, device id, 0, seq -> kill-switch command with the exact bytes of its frame.
+    COMMANDS = "commands";
+    /// tenant, device id, 0, command id -> raw seq.
+    COMMAND_IDS = "command_ids";
+    /// tenant, SHA-256 of caller, route and Idempotency-Key -> the first answer.
+    IDEMPOTENCY = "idempotency";
+    /// tenant, seq -> audit entry: the bytes that the leaf hashes, and the personal data they commit to.
+    AUDIT = "audit";
+    /// tenant, level, index -> raw 32 bytes: the complete subtrees of the tenant's Merkle tree (RFC 6962).
+    AUDIT_NODES = "audit_nodes";
+    /// tenant, device id, 0, seq -> nothing: the entries of one device.
+    AUDIT_BY_DEVICE = "audit_by_device";
+    /// tenant -> size and right edge of the Merkle tree.
+    AUDIT_HEADS = "audit_heads";
+    /// block number -> raw: the readings of one commit, in the order of their arrival.
+    SIGNAL_JOURNAL = "signal_journal";
+    /// tenant, device number -> raw: rings and engine state as of a journal block.
+    SIGNAL_RINGS = "signal_rings";
+    /// tenant, signal id -> raw: ring and engine state behind a decision other than allow, kept with the audit entry.
+    DECISION_STATES = "decision_states";
+}
+
+/// Builds a key piece by piece in the order of the layout.
+#[derive(Clone, Debug, Default)]
+pub struct Key(Vec<u8>);
+
+impl Key {
+    /// An empty key: what every range starts from.
+    pub fn new() -> Self {
+        Self(Vec::with_capacity(64))
+    }
+
+    /// Appends an id's 16 bytes, or any other fixed-width piece.
+    #[must_use]
+    pub fn bytes(mut self, piece: impl AsRef<[u8]>) -> Self {
+        self.0.extend_from_slice(piece.as_ref());
+        self
+    }
+
+    /// Appends a text and the zero that closes it.
+    #[must_use]
+    pub fn text(mut self, piece: &str) -> Self {
+        self.0.extend_from_slice(piece.as_bytes());
+        self.0.push(0);
+        self
+    }
+
+    /// Appends a big-endian number.
+    #[must_use]
+    pub fn number(mut self, n: u64) -> Self {
+        self.0.extend_from_slice(&n.to_be_bytes());
+        self
+    }
+
+    /// Appends one byte.
+    #[must_use]
+    pub fn byte(mut self, b: u8) -> Self {
+        self.0.push(b);
+        self
+    }
+
+    /// The first key after every key that starts with this one; `None` when there is no such key.
+    pub fn end_of_prefix(&self) -> Option<Self> {
+        let mut end = self.0.clone();
+        while let Some(last) = end.pop() {
+            if let Some(next) = last.checked_add(1) {
+                end.push(next);
+                return Some(Self(end));
+            }
+        }
+        None
+    }
+}
+
+impl AsRef<[u8]> for Key {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The number that ends a key, such as the seq of a command or an audit entry.
+pub fn trailing_number(key: &[u8]) -> Option<u64> {
+    key.last_chunk::<8>().map(|b| u64::from_be_bytes(*b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_one_prefix_stay_together_and_apart_from_longer_names() {
+        let a = Key::new().text("dev");
+        let b = Key::new().text("dev-1");
+        let under_a = a.clone().number(u64::MAX);
+        assert!(a.as_ref() < under_a.as_ref());
+        let end = a.end_of_prefix().unwrap_or_default();
+        assert!(under_a.as_ref() < end.as_ref(), "every number lies within the prefix");
+        assert!(end.as_ref() <= b.as_ref(), "a longer name lies outside");
+        assert!(Key::new().bytes([0xff, 0xff]).end_of_prefix().is_none());
+    }
+}

@@ -1,0 +1,240 @@
+//! The one write path: a bounded queue, one thread, one commit for everything that queued while the last one ran.
+//!
+//! Order within a batch: changes first, heartbeats then, housekeeping last. A change that refuses after it has written
+//! spoils the batch: it is aborted and its changes are run again one by one, so that only the guilty one fails. Heartbeats
+//! move engine state in memory and therefore run after the last point at which a batch can be aborted for a reason other
+//! than a broken store. A broken store is final: nothing is retried, everybody waiting hears that the outcome is unknown.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use redb::Database;
+
+use super::tx::Tx;
+use super::{Options, journal};
+use crate::kernel::clock::Stopwatch;
+use crate::kernel::{Clock, Error, Result, limits};
+
+/// What waits in the queue.
+pub trait Job: Send {
+    /// Reads, decides and writes. Validates first: a refusal after a write costs the whole batch a second run.
+    fn run(&mut self, tx: &mut Tx<'_>) -> Result<()>;
+    /// Hears what became of it, exactly once, after the commit.
+    fn finish(self: Box<Self>, fate: Fate);
+    /// Heartbeats run after every change of the batch.
+    fn is_signal(&self) -> bool {
+        false
+    }
+}
+
+/// What became of a job's batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// Durable.
+    Committed,
+    /// The disk failed during the commit: it may be there after the restart, or not.
+    Unknown,
+}
+
+/// Work that rides along with commits: checkpoints, trimming.
+pub trait Housekeeping: Send {
+    /// Called inside each batch. `idle` says that nothing else waits.
+    fn run(&mut self, tx: &mut Tx<'_>, idle: bool) -> Result<()>;
+    /// Called after the commit that held the work.
+    fn committed(&mut self);
+    /// How many bytes the block of the last commit added to the journal.
+    fn journal_grew(&mut self, bytes: usize);
+}
+
+/// What the writer tells the rest of the house; read by health and metrics.
+#[derive(Debug, Default)]
+pub struct WriterState {
+    /// Set once, for good, when the disk has failed.
+    pub failed: AtomicBool,
+    /// Set once, when the appliance shuts down: what is queued is still committed.
+    pub stopping: AtomicBool,
+    /// Jobs that wait.
+    pub queued: AtomicU64,
+    /// Commits so far.
+    pub commits: AtomicU64,
+    /// Jobs that these commits carried.
+    pub jobs: AtomicU64,
+}
+
+/// Hears how long each commit took, for the metrics.
+pub type CommitObserver = Arc<dyn Fn(Duration, usize) + Send + Sync>;
+
+pub(super) struct Writer {
+    pub db: Arc<Database>,
+    pub queue: Receiver<Box<dyn Job>>,
+    pub state: Arc<WriterState>,
+    pub housekeeping: Vec<Box<dyn Housekeeping>>,
+    pub options: Options,
+    pub clock: Clock,
+    pub next_block: u64,
+    pub observer: Option<CommitObserver>,
+    pub on_failure: Box<dyn Fn(&str) + Send>,
+}
+
+const IDLE_TICK: Duration = Duration::from_millis(500);
+
+impl Writer {
+    /// Runs until it is told to stop and nothing waits any more.
+    pub fn run(mut self) {
+        let mut changes: Vec<Box<dyn Job>> = Vec::new();
+        let mut signals: Vec<Box<dyn Job>> = Vec::new();
+        let mut buffer = Vec::new();
+        loop {
+            let idle = match self.queue.recv_timeout(IDLE_TICK) {
+                Ok(job) => {
+                    let mut taken = 1;
+                    let mut next = Some(job);
+                    while let Some(job) = next.take() {
+                        if job.is_signal() {
+                            signals.push(job)
+                        } else {
+                            changes.push(job)
+                        }
+                        if taken < limits::WRITE_BATCH_MAX {
+                            next = self.queue.try_recv().ok();
+                            taken += 1;
+                        }
+                    }
+                    false
+                }
+                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let jobs = changes.len() + signals.len();
+            self.state.queued.fetch_sub(jobs as u64, Ordering::Relaxed);
+            if self.state.failed.load(Ordering::Acquire) {
+                changes.drain(..).chain(signals.drain(..)).for_each(|job| job.finish(Fate::Unknown));
+                continue;
+            }
+            match self.commit_batch(&mut changes, &mut signals, buffer, idle) {
+                Ok(returned) => buffer = returned,
+                Err(cause) => {
+                    self.state.failed.store(true, Ordering::Release);
+                    (self.on_failure)(&cause.to_string());
+                    buffer = Vec::new();
+                    changes.drain(..).chain(signals.drain(..)).for_each(|job| job.finish(Fate::Unknown));
+                }
+            }
+            if self.state.stopping.load(Ordering::Acquire) && self.state.queued.load(Ordering::Acquire) == 0 {
+                return;
+            }
+        }
+    }
+
+    /// One batch, one commit; the jobs are drained when it is durable. An error means that the store is broken.
+    fn commit_batch(
+        &mut self,
+        changes: &mut Vec<Box<dyn Job>>,
+        signals: &mut Vec<Box<dyn Job>>,
+        buffer: Vec<u8>,
+        idle: bool,
+    ) -> Result<Vec<u8>> {
+        let watch = Stopwatch::start();
+        let jobs = changes.len() + signals.len();
+        let txn = self.begin()?;
+        let mut tx = Tx::new(&txn, self.next_block, journal::start_block(buffer));
+        let mut spoiled = false;
+        for job in changes.iter_mut() {
+            let mark = tx.mark();
+            let refused = job.run(&mut tx).is_err();
+            if tx.is_broken() {
+                return Err(Error::internal("a read or write inside the batch failed"));
+            }
+            if refused && tx.refused_since(mark) {
+                spoiled = true;
+                break;
+            }
+        }
+        if spoiled {
+            drop(tx);
+            txn.abort().map_err(Error::internal)?;
+            for job in changes.drain(..) {
+                self.commit_alone(job)?;
+            }
+            return self.commit_batch(changes, signals, Vec::new(), idle);
+        }
+        for job in signals.iter_mut() {
+            let mark = tx.mark();
+            let refused = job.run(&mut tx).is_err();
+            if tx.is_broken() || (refused && tx.refused_since(mark)) {
+                return Err(Error::internal("a heartbeat could not be written"));
+            }
+        }
+        for keeper in &mut self.housekeeping {
+            keeper.run(&mut tx, idle)?;
+        }
+        if tx.is_empty() {
+            drop(tx);
+            txn.abort().map_err(Error::internal)?;
+            changes.drain(..).chain(signals.drain(..)).for_each(|job| job.finish(Fate::Committed));
+            return Ok(Vec::new());
+        }
+        let (after, buffer, has_block) = tx.close(self.clock.now().as_millis())?;
+        txn.commit().map_err(Error::internal)?;
+        if has_block {
+            self.next_block += 1;
+        }
+        for keeper in &mut self.housekeeping {
+            keeper.committed();
+            if has_block {
+                keeper.journal_grew(buffer.len());
+            }
+        }
+        after.into_iter().for_each(|f| f());
+        changes.drain(..).chain(signals.drain(..)).for_each(|job| job.finish(Fate::Committed));
+        self.count(watch.elapsed(), jobs);
+        Ok(buffer)
+    }
+
+    /// The second run of a change whose batch was spoiled.
+    fn commit_alone(&mut self, mut job: Box<dyn Job>) -> Result<()> {
+        let watch = Stopwatch::start();
+        let txn = match self.begin() {
+            Ok(txn) => txn,
+            Err(e) => {
+                job.finish(Fate::Unknown);
+                return Err(e);
+            }
+        };
+        let mut tx = Tx::new(&txn, self.next_block, journal::start_block(Vec::new()));
+        let refused = job.run(&mut tx).is_err();
+        let broken = tx.is_broken();
+        let outcome = if broken {
+            Err(Error::internal("a read or write inside the batch failed"))
+        } else if refused || tx.is_empty() {
+            drop(tx);
+            txn.abort().map_err(Error::internal)
+        } else {
+            tx.close(self.clock.now().as_millis()).and_then(|(after, _, _)| {
+                txn.commit().map_err(Error::internal)?;
+                after.into_iter().for_each(|f| f());
+                Ok(())
+            })
+        };
+        job.finish(if outcome.is_ok() { Fate::Committed } else { Fate::Unknown });
+        self.count(watch.elapsed(), 1);
+        outcome
+    }
+
+    fn begin(&self) -> Result<redb::WriteTransaction> {
+        let mut txn = self.db.begin_write().map_err(Error::internal)?;
+        txn.set_two_phase_commit(self.options.two_phase_commit);
+        txn.set_quick_repair(self.options.quick_repair);
+        Ok(txn)
+    }
+
+    fn count(&self, took: Duration, jobs: usize) {
+        self.state.commits.fetch_add(1, Ordering::Relaxed);
+        self.state.jobs.fetch_add(jobs as u64, Ordering::Relaxed);
+        if let Some(observer) = &self.observer {
+            observer(took, jobs);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Black-box tests of the appliance: the real server in this process, on free ports, under a clock that the test moves.
+//!
+//! One binary, a module for each promise; what they share with the benches is `blockremote::testkit`.
+
+mod bad_input;
+mod cli;
+mod durability;
+mod heartbeat;
+mod identity;
+mod killswitch;
+mod matrix;
+mod openapi;
+mod tidy;
