@@ -325,8 +325,10 @@ impl App {
         let drained = tokio::time::timeout(limits::DRAIN_MAX, self.public.finished()).await.is_ok();
         self.internal.start();
         let _ = tokio::time::timeout(Duration::from_millis(500), self.internal.finished()).await;
-        for task in &self.tasks {
+        for task in self.tasks.drain(..) {
             task.abort();
+            // Until it is gone it holds the data file open, and the next start would find it in use.
+            let _ = task.await;
         }
         self.gate.sweep();
         let store = self.store.clone();

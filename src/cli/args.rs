@@ -257,7 +257,7 @@ pub struct VerifyArgs {
 /// `audit`.
 #[derive(Subcommand, Clone, Debug)]
 pub enum AuditCommand {
-    /// Recompute every tenant's tree from its entries and compare it with its signed checkpoint
+    /// Recompute every tenant's tree from its entries and compare it with what is stored
     #[command(after_help = "Example:\n  blockremote audit verify /mnt/backup/blockremote.redb --json")]
     Verify(VerifyArgs),
 }
@@ -312,16 +312,16 @@ pub struct EnrollArgs {
 /// `bench`.
 #[derive(Subcommand, Clone, Debug)]
 pub enum BenchCommand {
-    /// Heartbeats a second over real TLS connections
+    /// Durable heartbeats a second over TLS, side by side with bare hyper
     #[command(after_help = "Example:\n  blockremote bench load --seconds 10 --connections 64 --devices 10000 --json")]
     Load(BenchArgs),
-    /// How long a heartbeat takes at a steady, bearable rate
+    /// From a hostile reading to the lock frame, side by side with a bare WebSocket echo
     #[command(after_help = "Example:\n  blockremote bench latency --seconds 10 --json")]
     Latency(BenchArgs),
-    /// Memory of open sockets, and how fast a lock reaches its device among them
+    /// Memory of an idle appliance, and of each idle socket
     #[command(after_help = "Example:\n  blockremote bench sockets --connections 2000 --json")]
     Sockets(BenchArgs),
-    /// How long a start takes with a full data file, after a clean stop and after a crash
+    /// How long a start takes with all rings full, from the checkpoint and from the journal
     #[command(after_help = "Example:\n  blockremote bench restart --devices 10000 --json")]
     Restart(BenchArgs),
 }

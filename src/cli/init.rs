@@ -13,15 +13,21 @@ use crate::app::{self, Environment};
 use crate::config::Config;
 use crate::domains::iam::FirstSecrets;
 use crate::kernel::{Result, files};
+use crate::store::{Store, tables};
 
 pub(super) fn run(config: &Config, as_json: bool) -> Outcome {
-    let opened = app::open(config, &Environment::system(), true)?;
-    let Some(first) = opened.first else {
-        return Err(Failure::Refused(format!(
+    let refused = || {
+        Failure::Refused(format!(
             "{} is set up already; nothing was changed. Start it with `blockremote serve`.",
             config.paths.data.display()
-        )));
+        ))
     };
+    // Opening the file properly would already write to it.
+    if Store::peek(&config.paths.data, tables::TENANTS).unwrap_or(true) {
+        return Err(refused());
+    }
+    let opened = app::open(config, &Environment::system(), true)?;
+    let first = opened.first.ok_or_else(refused)?;
     let first = FirstStart::new(config, config.http.listen, first)?;
     if as_json {
         output::to_stdout(&output::json(&first.to_json()))?;

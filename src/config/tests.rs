@@ -1,3 +1,5 @@
+//! What the configuration takes, refuses and says.
+
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::net::IpAddr;

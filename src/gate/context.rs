@@ -1,6 +1,6 @@
 //! What a handler gets: who calls, for which tenant, by what path, and the services. Only the pipeline can make one.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::limiter::Limiter;
 use super::route::{Access, DeviceRule};
@@ -10,6 +10,7 @@ use crate::domains::iam::{Permission, SessionEntry};
 use crate::domains::signals::device_blocked;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, TenantId, TokenId, UserId};
+use crate::kernel::rate::Decision;
 use crate::kernel::{Clock, Error, Kind, Refusal, Result, Timestamp};
 use crate::observe::Metrics;
 
@@ -83,6 +84,7 @@ pub struct Context {
     pub(super) enrollment: Option<String>,
     pub(super) cookie: Option<String>,
     pub(super) idempotency_key: Option<String>,
+    pub(super) rate: Arc<OnceLock<Decision>>,
 }
 
 impl Context {
@@ -121,9 +123,24 @@ impl Context {
         self.idempotency_key.as_deref()
     }
 
+    /// What a handler counts itself: refresh attempts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Counters that a handler keeps itself: failed logins.
     pub fn limiter(&self) -> &Limiter {
         &self.limiter
+    }
+
+    /// What a counter that the handler keeps itself decided, for the headers of the answer; the first one counts.
+    pub fn decided(&self, decision: Decision) {
+        let _ = self.rate.set(decision);
+    }
+
+    /// Counts a presented refresh token by what came of it: a stable word.
+    pub fn count_refresh(&self, result: &'static str) {
+        self.metrics.refreshed(result);
     }
 
     /// The person who calls.

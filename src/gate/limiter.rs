@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::crypto::sha256;
 use crate::kernel::Timestamp;
-use crate::kernel::rate::{Decision, Quota, SlidingWindow};
+use crate::kernel::rate::{Decision, Quota, SlidingLog, SlidingWindow};
 use crate::net::limits::network_of;
 
 /// Callers that are counted at the same time.
@@ -35,20 +35,26 @@ enum Who {
     Writes(u128),
     Handshakes(u64),
     Public(IpAddr),
-    AuthFailures(IpAddr),
-    LoginFailures([u8; 32]),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Failing {
+    Authentication(IpAddr),
+    Login([u8; 32]),
 }
 
 /// All counters but the devices' own.
 pub struct Limiter {
     quotas: Quotas,
     counters: papaya::HashMap<Who, Arc<SlidingWindow>>,
+    /// Limits on failures are small, and a person waits for them: exact to the moment.
+    failures: papaya::HashMap<Failing, Arc<SlidingLog>>,
 }
 
 impl Limiter {
     /// With these quotas.
     pub fn new(quotas: Quotas) -> Self {
-        Self { quotas, counters: papaya::HashMap::new() }
+        Self { quotas, counters: papaya::HashMap::new(), failures: papaya::HashMap::new() }
     }
 
     fn window(&self, who: Who, now: Timestamp) -> Arc<SlidingWindow> {
@@ -82,36 +88,48 @@ impl Limiter {
         self.window(Who::Handshakes(device), now).admit(Quota::per_minute(self.quotas.handshakes), now)
     }
 
+    fn log(&self, who: Failing, now: Timestamp) -> Arc<SlidingLog> {
+        let pinned = self.failures.pin();
+        if let Some(log) = pinned.get(&who) {
+            return Arc::clone(log);
+        }
+        if self.failures.len() >= COUNTERS_MAX {
+            self.sweep(now);
+        }
+        Arc::clone(pinned.get_or_insert_with(who, Arc::default))
+    }
+
     /// Whether the network may still try credentials.
     pub fn auth_budget(&self, ip: IpAddr, now: Timestamp) -> Decision {
         let quota = Quota::per_minute(self.quotas.auth_failures);
-        // A look does not make a counter: only failures do.
-        match self.counters.pin().get(&Who::AuthFailures(network_of(ip))) {
-            Some(window) => window.peek(quota, now),
-            None => SlidingWindow::default().peek(quota, now),
+        // A look does not make a log: only failures do.
+        match self.failures.pin().get(&Failing::Authentication(network_of(ip))) {
+            Some(log) => log.peek(quota, now),
+            None => SlidingLog::default().peek(quota, now),
         }
     }
 
     /// Credentials from this network were bad.
     pub fn auth_failed(&self, ip: IpAddr, now: Timestamp) {
         let quota = Quota::per_minute(self.quotas.auth_failures);
-        self.window(Who::AuthFailures(network_of(ip)), now).admit(quota, now);
+        self.log(Failing::Authentication(network_of(ip)), now).admit(quota, now);
     }
 
-    fn login_failures(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) -> Arc<SlidingWindow> {
+    fn login_log(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) -> Arc<SlidingLog> {
         let network = ip.map(|ip| network_of(ip).to_string()).unwrap_or_default();
-        self.window(Who::LoginFailures(sha256(format!("{network}\u{1f}{}", account.to_lowercase()).as_bytes())), now)
+        let pair = format!("{network}\u{1f}{}", account.to_lowercase());
+        self.log(Failing::Login(sha256(pair.as_bytes())), now)
     }
 
     /// Takes one try to log in to an account from a network before its password is checked, so that tries in parallel
-    /// count, too. [`Limiter::login_succeeded`] gives the tries back.
+    /// count, too. [`Limiter::login_succeeded`] gives the try back.
     pub fn login_try(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) -> Decision {
-        self.login_failures(account, ip, now).admit(Quota::per_minute(self.quotas.login_failures), now)
+        self.login_log(account, ip, now).admit(Quota::per_minute(self.quotas.login_failures), now)
     }
 
     /// The try was no failure.
     pub fn login_succeeded(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) {
-        self.login_failures(account, ip, now).give_back(Quota::per_minute(self.quotas.login_failures), now);
+        self.login_log(account, ip, now).give_back();
     }
 
     /// Forgets counters that have nothing left to remember.
@@ -119,5 +137,6 @@ impl Limiter {
         // Every quota here is by the minute: two windows of silence empty any counter.
         let quota = Quota { limit: 1, window: Duration::from_secs(60) };
         self.counters.pin().retain(|_, window| !window.is_idle(quota, now));
+        self.failures.pin().retain(|_, log| !log.is_idle(quota, now));
     }
 }

@@ -10,6 +10,7 @@ mod answer;
 mod authn;
 mod body;
 mod context;
+mod cors;
 mod device_socket;
 mod docs;
 mod limiter;

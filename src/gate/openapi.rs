@@ -12,7 +12,10 @@ pub fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in ROUTES.iter().filter(|r| r.door == Door::Public) {
         for doc in [route.endpoint.request, route.endpoint.response] {
-            (doc.collect)(&mut schemas);
+            // Types that stand for "nothing" or "not JSON of ours" have no place among the schemas.
+            if reference(doc).is_some_and(|r| r.get("$ref").is_some()) {
+                (doc.collect)(&mut schemas);
+            }
         }
         let path = paths.entry(route.path.to_owned()).or_insert_with(|| json!({}));
         if let Some(item) = path.as_object_mut() {

@@ -8,12 +8,14 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 
 use super::answer::Answer;
 use super::authn::Authenticator;
 use super::body::Input;
 use super::context::{Caller, Context, unauthenticated};
+use super::cors;
 use super::limiter::{Limiter, Quotas};
 use super::problem::Problem;
 use super::route::{Access, Door, RateClass, Route, Verb};
@@ -51,11 +53,16 @@ pub struct Gate {
     pub(super) clock: Clock,
     pub(super) random: Random,
     pub(super) drain: Drain,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     public: Router,
     internal: Router,
     headers: HeaderMap,
 }
+
+/// Of a body that was not wanted.
+const DISCARDED_BYTES_MAX: usize = 1 << 20;
+/// For reading a body that was not wanted.
+const DISCARDED_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// A request's facts before anything is decided.
 pub(super) struct Facts {
@@ -125,48 +132,76 @@ impl Gate {
         let watch = Stopwatch::start();
         let facts = self.facts(&request, peer);
         let mut extras = Extras::default();
+        let origin = request.headers().get(hyper::header::ORIGIN).cloned();
+        if let Some(answer) = cors::preflight(&self.settings.allowed_origins, &request) {
+            return answer;
+        }
         let (row, response) = match router.find(request.method().as_str(), request.uri().path()) {
             Found::Row(route, index, path) => {
+                // The ways in are public, and their answers carry tokens (RFC 6749, section 5.1).
+                extras.no_store = !matches!(route.access, Access::Public(_)) || route.verb == Verb::Post;
                 let outcome = if route.verb == Verb::Ws {
                     socket::upgrade(self, request, route, &facts).await
                 } else {
-                    self.handle(request, route, path, &facts, &mut extras).await
+                    let (parts, mut body) = request.into_parts();
+                    let outcome = self.handle(&parts, &mut body, route, path, &facts, &mut extras).await;
+                    self.discard(&parts.headers, body).await;
+                    outcome
                 };
                 (Some(index), outcome)
             }
             Found::OtherMethods(allowed) => {
+                let (parts, body) = request.into_parts();
+                self.discard(&parts.headers, body).await;
                 let problem = Problem::with_status(405, "method_not_allowed", "This path does not know that method.");
                 (None, Err(problem.header("allow", allowed)))
             }
-            Found::Nothing => (None, Err(Refusal::not_found().into())),
+            Found::Nothing => {
+                let (parts, body) = request.into_parts();
+                self.discard(&parts.headers, body).await;
+                (None, Err(Refusal::not_found().into()))
+            }
         };
         let mut response = response.unwrap_or_else(|problem| render(&problem, &facts.origin.request_id));
         self.finish(&mut response, &facts, &extras);
-        self.metrics.request(row, response.status().as_u16(), watch.elapsed());
+        cors::expose(&self.settings.allowed_origins, origin.as_ref(), response.headers_mut());
+        let (status, took) = (response.status(), watch.elapsed());
+        self.metrics.request(row, status.as_u16(), took);
+        let (request_id, status) = (&*facts.origin.request_id, status.as_u16());
+        let route = row.and_then(|i| ROUTES.get(i)).map_or("none", |r| r.path);
+        if status >= 500 {
+            tracing::warn!(request_id, route, status, ip = %facts.ip, "a request could not be served");
+        } else {
+            tracing::debug!(request_id, route, status, ip = %facts.ip, took_us = took.as_micros(), "request");
+        }
         response
     }
 
     async fn handle(
         self: &Arc<Self>,
-        request: Request<Incoming>,
+        parts: &Parts,
+        body: &mut Incoming,
         route: &'static Route,
         path: Vec<(&'static str, String)>,
         facts: &Facts,
         extras: &mut Extras,
     ) -> Result<Response<Full<Bytes>>, Problem> {
-        extras.no_store = !matches!(route.access, Access::Public(_));
         if self.drain.has_started() && route.rate != RateClass::Unlimited {
             let detail = "The appliance is shutting down. Try again in a moment.";
             return Err(Refusal::new(Kind::Unavailable, "shutting_down", detail).retry_after_s(5).into());
         }
-        let caller = self.authenticate(route.access, request.headers(), facts)?;
+        let caller = self.authenticate(route.access, &parts.headers, facts).inspect_err(|problem| {
+            if problem.status == 429 {
+                extras.rate = Some(self.limiter.auth_budget(facts.ip, self.clock.now()));
+            }
+        })?;
         self.count(route.rate, &caller, facts, extras)?;
         authorize(route.access, &caller)?;
-        let (parts, body) = request.into_parts();
         let body = match route.body_max {
             0 => Bytes::new(),
             max => self.read_body(body, &parts.headers, max).await?,
         };
+        let rate = Arc::default();
         let input = Input { body, query: parts.uri.query().unwrap_or_default().to_owned() };
         let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
         let context = Context {
@@ -182,9 +217,11 @@ impl Gate {
             enrollment: header("authorization").and_then(|v| v.strip_prefix("Enrollment ")).map(str::to_owned),
             cookie: header("cookie").and_then(refresh_cookie).map(str::to_owned),
             idempotency_key: header("idempotency-key").map(str::to_owned),
+            rate: Arc::clone(&rate),
         };
-        let answer = (route.endpoint.call)(context, input, route.access).await?;
-        Ok(respond(answer))
+        let answer = (route.endpoint.call)(context, input, route.access).await;
+        extras.rate = extras.rate.or_else(|| rate.get().copied());
+        Ok(respond(answer?))
     }
 
     fn authenticate(&self, access: Access, headers: &HeaderMap, facts: &Facts) -> Result<Caller, Problem> {
@@ -218,7 +255,24 @@ impl Gate {
         check_rate(&decision).map_err(Problem::from)
     }
 
-    async fn read_body(&self, body: Incoming, headers: &HeaderMap, max: usize) -> Result<Bytes, Problem> {
+    /// Reads on, within bounds, what is left of a body that was not wanted: a connection that is closed on unread bytes is
+    /// reset, and the refusal would be lost with it. A client that waits to be asked for its body is not asked.
+    async fn discard(&self, headers: &HeaderMap, mut body: Incoming) {
+        if body.is_end_stream() || headers.contains_key("expect") {
+            return;
+        }
+        let reading = async {
+            let mut left = DISCARDED_BYTES_MAX;
+            while let Some(Ok(frame)) = body.frame().await {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                let Some(rest) = left.checked_sub(length) else { return };
+                left = rest;
+            }
+        };
+        let _ = tokio::time::timeout(self.settings.body_timeout.min(DISCARDED_TIME_MAX), reading).await;
+    }
+
+    async fn read_body(&self, body: &mut Incoming, headers: &HeaderMap, max: usize) -> Result<Bytes, Problem> {
         let too_large =
             || Problem::with_status(413, "body_too_large", format!("The body may have at most {max} bytes."));
         let declared = headers.get("content-length").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
@@ -349,7 +403,7 @@ enum BodyError {
     Broken,
 }
 
-async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, BodyError> {
+async fn collect(body: &mut Incoming, max: usize) -> Result<Bytes, BodyError> {
     let mut first = Bytes::new();
     let mut whole: Vec<u8> = Vec::new();
     while let Some(frame) = body.frame().await {

@@ -14,6 +14,7 @@ use super::device_socket::{DeviceSocket, Mode};
 use super::pipeline::{Facts, Gate, check_rate};
 use super::problem::Problem;
 use super::route::Route;
+use crate::kernel::clock::Stopwatch;
 use crate::kernel::context::{Origin, Source};
 use crate::kernel::{Error, Kind, Refusal};
 use crate::net::ws::{self, Driver, Driving, Push, code};
@@ -28,6 +29,7 @@ pub(super) async fn upgrade(
     _route: &'static Route,
     facts: &Facts,
 ) -> Result<Response<Full<Bytes>>, Problem> {
+    let watch = Stopwatch::start();
     let headers = request.headers();
     check_origin(gate, headers)?;
     let Some(key) = upgrade_key(headers) else {
@@ -53,8 +55,10 @@ pub(super) async fn upgrade(
     }
     let upgraded = hyper::upgrade::on(&mut request);
     let guard = gate.drain.guard();
+    let metrics = Arc::clone(&gate.metrics);
     tokio::spawn(async move {
         if let Ok(upgraded) = upgraded.await {
+            metrics.ws_opened(watch.elapsed());
             let driver: Box<dyn Driver> = match driver {
                 Ok(driver) => driver,
                 Err(Closing::Close(code, reason)) => Box::new(Farewell(code, reason)),

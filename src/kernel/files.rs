@@ -15,6 +15,11 @@ pub fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).read(true).create_new(true).mode(0o600).open(path)
 }
 
+/// Opens a file for reading and writing; one that is missing is made for its owner alone.
+pub fn open_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
 /// Writes a new private file and syncs it and its folder.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = create_private(path)?;

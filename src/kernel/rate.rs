@@ -4,7 +4,9 @@
 //! sliding window still covers, which assumes that its requests came evenly. For a burst at one end of the previous
 //! window the estimate is off by at most the whole of that window's count; from rest, N admitted means exactly N.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Timestamp;
@@ -86,16 +88,6 @@ impl SlidingWindow {
         self.decide(quota, now, false)
     }
 
-    /// Takes back one request that was counted in the present window: it turned out not to be of the counted kind.
-    pub fn give_back(&self, quota: Quota, now: Timestamp) {
-        let window_ms = u64::try_from(quota.window.as_millis()).unwrap_or(u64::MAX).max(1);
-        let index = (u64::try_from(now.as_millis()).unwrap_or(0) / window_ms) & INDEX_MASK;
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-            let counts = Counts::unpack(word).at(index);
-            (counts.current > 0).then(|| Counts { current: counts.current - 1, ..counts }.pack())
-        });
-    }
-
     fn decide(&self, quota: Quota, now: Timestamp, count: bool) -> Decision {
         let window_ms = u64::try_from(quota.window.as_millis()).unwrap_or(u64::MAX).max(1);
         let now_ms = u64::try_from(now.as_millis()).unwrap_or(0);
@@ -137,6 +129,63 @@ impl SlidingWindow {
     /// Whether the counter has nothing left to remember: it may be forgotten.
     pub fn is_idle(&self, quota: Quota, now: Timestamp) -> bool {
         self.peek(quota, now).remaining == quota.limit
+    }
+}
+
+/// The exact times of the last admitted requests: for small limits, where an estimate would make people wait too long.
+/// Memory grows with the limit, which is at most [`SlidingLog::LIMIT_MAX`].
+#[derive(Debug, Default)]
+pub struct SlidingLog(Mutex<VecDeque<i64>>);
+
+impl SlidingLog {
+    /// More than this and a counter of constant size is due.
+    pub const LIMIT_MAX: u32 = 1_000;
+
+    /// Admits and counts one request, or refuses and counts nothing.
+    pub fn admit(&self, quota: Quota, now: Timestamp) -> Decision {
+        self.decide(quota, now, true)
+    }
+
+    /// What [`SlidingLog::admit`] would say, without counting.
+    pub fn peek(&self, quota: Quota, now: Timestamp) -> Decision {
+        self.decide(quota, now, false)
+    }
+
+    /// Takes back the newest request: it turned out not to be of the counted kind.
+    pub fn give_back(&self) {
+        self.lock().pop_back();
+    }
+
+    /// Whether nothing is left to remember.
+    pub fn is_idle(&self, quota: Quota, now: Timestamp) -> bool {
+        self.peek(quota, now).remaining == quota.limit.min(Self::LIMIT_MAX)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn decide(&self, quota: Quota, now: Timestamp, count: bool) -> Decision {
+        let limit = quota.limit.min(Self::LIMIT_MAX) as usize;
+        let window_ms = i64::try_from(quota.window.as_millis()).unwrap_or(i64::MAX);
+        let now_ms = now.as_millis();
+        let mut times = self.lock();
+        // A time from the future means that the clock was set back: it must not count for longer than a window.
+        while times.front().is_some_and(|t| now_ms.saturating_sub(*t) >= window_ms || *t > now_ms) {
+            times.pop_front();
+        }
+        let admitted = times.len() < limit;
+        if admitted && count {
+            times.push_back(now_ms);
+        }
+        let free_at = if times.len() < limit { times.back() } else { times.front() };
+        let wait_ms = free_at.map_or(0, |t| t.saturating_add(window_ms).saturating_sub(now_ms));
+        Decision {
+            admitted,
+            quota,
+            remaining: u32::try_from(limit.saturating_sub(times.len())).unwrap_or(0),
+            reset_s: seconds(u64::try_from(wait_ms).unwrap_or(0)),
+        }
     }
 }
 
@@ -206,6 +255,24 @@ mod tests {
             assert!(refused.reset_s >= 1);
             assert!(window.peek(quota, at(now_ms + wait_ms)).admitted, "limit {limit} at {now_ms}: {refused:?}");
         }
+    }
+
+    #[test]
+    fn the_exact_log_frees_each_place_one_window_after_it_was_taken() {
+        let log = SlidingLog::default();
+        let quota = Quota::per_minute(3);
+        for ms in [10_000, 20_000, 30_000] {
+            assert!(log.admit(quota, at(ms)).admitted);
+        }
+        let refused = log.admit(quota, at(30_001));
+        assert!(!refused.admitted);
+        assert_eq!(refused.reset_s, 40, "the first place is free again at 70 s");
+        assert!(!log.admit(quota, at(69_999)).admitted);
+        assert!(log.admit(quota, at(70_000)).admitted);
+        assert!(!log.admit(quota, at(70_000)).admitted, "only one place was free");
+        log.give_back();
+        assert!(log.admit(quota, at(70_000)).admitted);
+        assert!(log.is_idle(quota, at(130_000)));
     }
 
     #[test]

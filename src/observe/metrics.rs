@@ -50,6 +50,7 @@ pub struct Metrics {
     scoring: Histogram,
     commit: Histogram,
     commit_jobs: Histogram,
+    ws_handshake: Histogram,
     refreshes: Family<RefreshLabels, Counter>,
     gauges: [Gauge<u64, AtomicU64>; 6],
 }
@@ -96,6 +97,13 @@ impl Metrics {
             "Changes and heartbeats that share one commit",
             commit_jobs.clone(),
         );
+        let ws_handshake = durations();
+        registry.register_with_unit(
+            "blockremote_ws_handshake_duration",
+            "Time from the header of an upgrade to an open kill-switch socket",
+            Unit::Seconds,
+            ws_handshake.clone(),
+        );
         let refreshes = Family::<RefreshLabels, Counter>::default();
         registry.register(
             "blockremote_refresh_attempts",
@@ -114,7 +122,7 @@ impl Metrics {
         for ((name, help), gauge) in names.into_iter().zip(&gauges) {
             registry.register(name, help, gauge.clone());
         }
-        Self { registry, requests, labels, family, scoring, commit, commit_jobs, refreshes, gauges }
+        Self { registry, requests, labels, family, scoring, commit, commit_jobs, ws_handshake, refreshes, gauges }
     }
 
     /// A request was answered; `row` is its place in the route table.
@@ -143,6 +151,11 @@ impl Metrics {
         // Counts of jobs are small: exact in a float.
         #[expect(clippy::cast_precision_loss)]
         self.commit_jobs.observe(jobs as f64);
+    }
+
+    /// A kill-switch socket was opened.
+    pub fn ws_opened(&self, took: Duration) {
+        self.ws_handshake.observe(took.as_secs_f64());
     }
 
     /// A refresh token was presented.

@@ -9,6 +9,7 @@ pub mod backup;
 pub mod codec;
 pub mod idempotency;
 pub mod journal;
+mod medium;
 pub mod migrate;
 pub mod snapshot;
 pub mod tables;
@@ -21,7 +22,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-use redb::{Database, ReadableDatabase};
+use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTableMetadata};
 use tokio::sync::oneshot;
 
 pub use codec::Row;
@@ -30,7 +31,7 @@ pub use tables::Key;
 pub use tx::Tx;
 pub use writer::{CommitObserver, Fate, Housekeeping, Job, WriterState};
 
-use crate::kernel::{Clock, Error, Kind, Refusal, Result, limits};
+use crate::kernel::{Clock, Error, Kind, Refusal, Result, files, limits};
 
 /// How the data file is opened and committed.
 #[derive(Clone, Copy, Debug)]
@@ -117,20 +118,17 @@ impl Store {
     /// Opens the data file, makes it where `create` says so and it is missing, and brings its schema up to date.
     pub fn open(path: &Path, options: Options, create: bool) -> Result<Self, OpenError> {
         let failed = |cause: String| OpenError::Failed { path: path.to_owned(), cause };
-        if !create && !path.is_file() {
-            return Err(failed("there is no such file".to_owned()));
+        if !create && !std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() > 0) {
+            return Err(failed("there is no such file, or it is empty".to_owned()));
         }
-        let existed = path.exists();
-        let mut builder = Database::builder();
-        builder.set_cache_size(options.cache_bytes);
-        let opened = if create { builder.create(path) } else { builder.open(path) };
-        let db = opened.map_err(|e| match e {
+        let file = files::open_private(path).map_err(|e| failed(e.to_string()))?;
+        let refused = |e: redb::DatabaseError| match e {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
             other => failed(other.to_string()),
-        })?;
-        if !existed {
-            crate::kernel::files::restrict(path, 0o600).map_err(|e| failed(e.to_string()))?;
-        }
+        };
+        let medium = medium::Medium::new(file).map_err(refused)?;
+        let db =
+            Database::builder().set_cache_size(options.cache_bytes).create_with_backend(medium).map_err(refused)?;
         migrate::run(&db, path)?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -142,6 +140,21 @@ impl Store {
                 options,
             }),
         })
+    }
+
+    /// Whether a file holds rows in `table`, found out without writing a byte of it. `false` also for a file that is
+    /// missing, or that only a proper opening can bring in order.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] alone.
+    pub fn peek(path: &Path, table: tables::Table) -> Result<bool, OpenError> {
+        let db = match ReadOnlyDatabase::open(path) {
+            Ok(db) => db,
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(OpenError::InUse(path.to_owned())),
+            Err(_) => return Ok(false),
+        };
+        let rows = db.begin_read().ok().and_then(|txn| txn.open_table(table).ok()).and_then(|t| t.len().ok());
+        Ok(rows.is_some_and(|n| n > 0))
     }
 
     /// Starts the writer thread; until then every change is refused as `shutting_down`.
@@ -158,6 +171,7 @@ impl Store {
             options: self.inner.options,
             clock: parts.clock,
             next_block,
+            finisher: finisher(),
             observer: parts.observer,
             on_failure: Box::new(move |cause| {
                 tracing::error!(
@@ -288,6 +302,21 @@ impl Store {
             tracing::error!("the writer thread ended by a defect");
         }
     }
+}
+
+/// Tells callers what became of their jobs, on the runtime that they wait on. Waking a task from its own runtime costs a
+/// fraction of waking it from outside, and the writer goes on with the next batch meanwhile. Without a runtime (the
+/// command line) the writer tells them itself.
+fn finisher() -> Option<writer::Finisher> {
+    let runtime = tokio::runtime::Handle::try_current().ok()?;
+    // Never longer than the bounded queue that its jobs came from and the callers that wait for them.
+    let (sender, mut finished) = tokio::sync::mpsc::unbounded_channel::<(Vec<Box<dyn Job>>, Fate)>();
+    runtime.spawn(async move {
+        while let Some((jobs, fate)) = finished.recv().await {
+            jobs.into_iter().for_each(|job| job.finish(fate));
+        }
+    });
+    Some(sender)
 }
 
 fn shutting_down() -> Refusal {

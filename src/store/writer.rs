@@ -66,6 +66,9 @@ pub struct WriterState {
 /// Hears how long each commit took, for the metrics.
 pub type CommitObserver = Arc<dyn Fn(Duration, usize) + Send + Sync>;
 
+/// Where finished jobs go.
+pub(super) type Finisher = tokio::sync::mpsc::UnboundedSender<(Vec<Box<dyn Job>>, Fate)>;
+
 pub(super) struct Writer {
     pub db: Arc<Database>,
     pub queue: Receiver<Box<dyn Job>>,
@@ -74,6 +77,7 @@ pub(super) struct Writer {
     pub options: Options,
     pub clock: Clock,
     pub next_block: u64,
+    pub finisher: Option<Finisher>,
     pub observer: Option<CommitObserver>,
     pub on_failure: Box<dyn Fn(&str) + Send>,
 }
@@ -110,7 +114,7 @@ impl Writer {
             let jobs = changes.len() + signals.len();
             self.state.queued.fetch_sub(jobs as u64, Ordering::Relaxed);
             if self.state.failed.load(Ordering::Acquire) {
-                changes.drain(..).chain(signals.drain(..)).for_each(|job| job.finish(Fate::Unknown));
+                self.finish(&mut changes, &mut signals, Fate::Unknown);
                 continue;
             }
             match self.commit_batch(&mut changes, &mut signals, buffer, idle) {
@@ -119,7 +123,7 @@ impl Writer {
                     self.state.failed.store(true, Ordering::Release);
                     (self.on_failure)(&cause.to_string());
                     buffer = Vec::new();
-                    changes.drain(..).chain(signals.drain(..)).for_each(|job| job.finish(Fate::Unknown));
+                    self.finish(&mut changes, &mut signals, Fate::Unknown);
                 }
             }
             if self.state.stopping.load(Ordering::Acquire) && self.state.queued.load(Ordering::Acquire) == 0 {
@@ -173,7 +177,7 @@ impl Writer {
         if tx.is_empty() {
             drop(tx);
             txn.abort().map_err(Error::internal)?;
-            changes.drain(..).chain(signals.drain(..)).for_each(|job| job.finish(Fate::Committed));
+            self.finish(changes, signals, Fate::Committed);
             return Ok(Vec::new());
         }
         let (after, buffer, has_block) = tx.close(self.clock.now().as_millis())?;
@@ -188,9 +192,23 @@ impl Writer {
             }
         }
         after.into_iter().for_each(|f| f());
-        changes.drain(..).chain(signals.drain(..)).for_each(|job| job.finish(Fate::Committed));
+        self.finish(changes, signals, Fate::Committed);
         self.count(watch.elapsed(), jobs);
         Ok(buffer)
+    }
+
+    /// Sends the jobs on their way to their callers.
+    fn finish(&self, changes: &mut Vec<Box<dyn Job>>, signals: &mut Vec<Box<dyn Job>>, fate: Fate) {
+        let jobs: Vec<_> = changes.drain(..).chain(signals.drain(..)).collect();
+        let jobs = match &self.finisher {
+            Some(finisher) => match finisher.send((jobs, fate)) {
+                Ok(()) => return,
+                // The runtime has ended before the store: nobody is left to wake there, but a job still hears its fate.
+                Err(back) => back.0.0,
+            },
+            None => jobs,
+        };
+        jobs.into_iter().for_each(|job| job.finish(fate));
     }
 
     /// The second run of a change whose batch was spoiled.

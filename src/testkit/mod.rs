@@ -135,9 +135,18 @@ impl Server {
     /// Starts it again on the same folder (stopping it first if need be). The ports may differ.
     pub async fn restart(&mut self) -> Result<(), Fault> {
         self.stop().await;
-        let (app, _) = App::start(&self.config, &self.env).await?;
-        self.app = Some(app);
-        Ok(())
+        // What the old one left behind in this process (a read that nobody waits for) may hold the file a moment longer.
+        for _ in 0..200 {
+            match App::start(&self.config, &self.env).await {
+                Ok((app, _)) => {
+                    self.app = Some(app);
+                    return Ok(());
+                }
+                Err(e) if e.to_string().contains("is in use") => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err("the data file stayed in use".into())
     }
 
     /// Where it answers, for any client.

@@ -1,3 +1,5 @@
+//! How people, attacks and replays move, and that a run can be repeated.
+
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::sync::Arc;

@@ -6,13 +6,14 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use super::place::Place;
-use super::{bare, load};
+use super::{bare, load, runtime};
 use crate::agent::motion::{Attack, AttackKind, Human, MotionSource};
 use crate::cli::args::{BenchArgs, exit};
-use crate::cli::{Failure, Outcome, output, runtime};
+use crate::cli::{Failure, Outcome, output};
 use crate::client::frame::{Action, Incoming};
 use crate::client::socket::Event;
 use crate::client::{Endpoint, Socket, tls};
+use crate::config::Config;
 use crate::domains::signals::engine::Reading;
 use crate::kernel::Error;
 use crate::kernel::clock::Stopwatch;
@@ -22,10 +23,10 @@ const DEVICES_MAX: u32 = 2_000;
 /// In the hostile heartbeat; the echo carries the same text.
 const READINGS: usize = 10;
 
-pub(super) fn run(args: &BenchArgs) -> Outcome {
+pub(super) fn run(settings: Config, args: &BenchArgs) -> Outcome {
     let devices = args.devices.min(DEVICES_MAX);
-    let (client, appliance, yardstick) = (runtime()?, runtime()?, runtime()?);
-    let place = appliance.block_on(Place::open(devices))?;
+    let [client, appliance, yardstick] = [runtime("client")?, runtime("appliance")?, runtime("yardstick")?];
+    let place = appliance.block_on(Place::open(settings, devices))?;
     let report = client.block_on(measure(&place, &yardstick))?;
     appliance.block_on(place.app.shut_down());
     drop(place.folder);

@@ -17,10 +17,12 @@ use tokio_rustls::client::TlsStream;
 use super::bare::{self, Canned};
 use super::median;
 use super::place::Place;
+use super::runtime;
 use crate::agent::motion::{Human, MotionSource};
 use crate::cli::args::{BenchArgs, exit};
-use crate::cli::{Failure, Outcome, output, runtime};
+use crate::cli::{Failure, Outcome, output};
 use crate::client::{Endpoint, HttpClient, tls as client_tls};
+use crate::config::Config;
 use crate::kernel::Error;
 use crate::kernel::clock::Stopwatch;
 use crate::net::tls;
@@ -30,10 +32,10 @@ const TURNS: u32 = 5;
 /// Memory for requests that are made before the clock runs.
 const POOL_BYTES_MAX: usize = 1 << 30;
 
-pub(super) fn run(args: &BenchArgs) -> Outcome {
+pub(super) fn run(settings: Config, args: &BenchArgs) -> Outcome {
     // One runtime for the client, one for each server, so that neither lends the other its threads.
-    let (client, appliance, yardstick) = (runtime()?, runtime()?, runtime()?);
-    let place = appliance.block_on(Place::open(args.devices))?;
+    let [client, appliance, yardstick] = [runtime("client")?, runtime("appliance")?, runtime("yardstick")?];
+    let place = appliance.block_on(Place::open(settings, args.devices))?;
     let report = client.block_on(measure(args, &place, &yardstick))?;
     appliance.block_on(place.app.shut_down());
     drop(place.folder);
@@ -61,6 +63,7 @@ async fn measure(
         connections.push(Fleet::connect(args.connections, target, Arc::clone(&tls)).await?);
     }
     let pool = Arc::new(pool);
+    let before = counters(place);
     let mut turns: [Vec<Turn>; 2] = [Vec::new(), Vec::new()];
     for _ in 0..TURNS {
         for (fleet, results) in connections.iter_mut().zip(&mut turns) {
@@ -74,6 +77,8 @@ async fn measure(
             results.push(result);
         }
     }
+    let (commits, writes) = counters(place);
+    let per_commit = (writes - before.1) / (commits - before.0).max(1.0);
     let [ours, bare] = turns.map(|t| figures(&t, args.readings));
     let ratio = |name: &str| {
         let of = |v: &serde_json::Value| v.get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
@@ -82,8 +87,16 @@ async fn measure(
     let (throughput, p99) = (ratio("requests_per_s"), ratio("p99_us"));
     Ok(json!({
         "connections": args.connections, "devices": args.devices, "readings_per_heartbeat": args.readings,
-        "appliance": ours, "bare_hyper": bare, "throughput_ratio": throughput, "p99_ratio": p99,
+        "appliance": ours, "bare_hyper": bare, "heartbeats_per_commit": per_commit, "throughput_ratio": throughput, "p99_ratio": p99,
     }))
+}
+
+/// Commits so far, and the writes that they carried.
+#[expect(clippy::cast_precision_loss, reason = "counts of a bench")]
+fn counters(place: &Place) -> (f64, f64) {
+    use std::sync::atomic::Ordering::Relaxed;
+    let state = place.app.services.store.state();
+    (state.commits.load(Relaxed) as f64, state.jobs.load(Relaxed) as f64)
 }
 
 /// One real answer of the appliance: what the bare server answers, too.
@@ -155,6 +168,7 @@ impl Pool {
 /// What one turn gave.
 struct Turn {
     took: Duration,
+    cpu: Duration,
     latencies_us: Histogram<u64>,
     refused: u64,
 }
@@ -190,7 +204,7 @@ impl Fleet {
     }
 
     async fn drive(&mut self, pool: &Arc<Pool>, turn: Duration) -> Result<Turn, Failure> {
-        let watch = Stopwatch::start();
+        let (watch, cpu) = (Stopwatch::start(), cpu_time());
         let running: Vec<_> = self
             .connections
             .drain(..)
@@ -204,8 +218,16 @@ impl Fleet {
             refused += bad;
             self.connections.push(connection);
         }
-        Ok(Turn { took: watch.elapsed(), latencies_us: total, refused })
+        Ok(Turn { took: watch.elapsed(), cpu: cpu_time().saturating_sub(cpu), latencies_us: total, refused })
     }
+}
+
+/// Processor time of this process so far: servers and client together (proc(5), fields 14 and 15 of stat, at 100 Hz).
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let behind_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = behind_name.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum::<u64>();
+    Duration::from_millis(ticks * 10)
 }
 
 fn histogram() -> Result<Histogram<u64>, Failure> {
@@ -268,10 +290,13 @@ fn figures(turns: &[Turn], readings: u32) -> serde_json::Value {
     let rates: Vec<f64> = turns.iter().map(|t| t.latencies_us.len() as f64 / t.took.as_secs_f64()).collect();
     #[expect(clippy::cast_precision_loss, reason = "microseconds")]
     let at = |q: f64| median(turns.iter().map(|t| t.latencies_us.value_at_quantile(q) as f64).collect());
+    #[expect(clippy::cast_precision_loss, reason = "counts of a bench")]
+    let cpu =
+        median(turns.iter().map(|t| t.cpu.as_secs_f64() * 1e6 / (t.latencies_us.len() as f64).max(1.0)).collect());
     let rate = median(rates);
     json!({
         "requests_per_s": rate.round(), "readings_per_s": (rate * f64::from(readings)).round(),
-        "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999),
+        "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "cpu_us_with_client": (cpu * 10.0).round() / 10.0,
     })
 }
 
@@ -281,16 +306,17 @@ fn table(report: &serde_json::Value) -> String {
         report.get(side).and_then(|s| s.get(name)).map(ToString::to_string).unwrap_or_default()
     };
     let row = |side: &str, label: &str| {
-        let names = ["requests_per_s", "readings_per_s", "p50_us", "p99_us", "p999_us"];
+        let names = ["requests_per_s", "readings_per_s", "p50_us", "p99_us", "p999_us", "cpu_us_with_client"];
         std::iter::once(Cell::from(label)).chain(names.map(|n| Cell::from(value(side, n)))).collect::<Vec<_>>()
     };
     let rows = vec![row("appliance", "appliance"), row("bare_hyper", "bare hyper")];
-    let heads = ["", "requests/s", "readings/s", "p50 us", "p99 us", "p999 us"];
+    let heads = ["", "requests/s", "readings/s", "p50 us", "p99 us", "p999 us", "CPU us, client included"];
     let of = |name: &str| report.get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
     format!(
-        "{}throughput {:.2} of bare hyper, p99 {:.1} times bare hyper's\n",
+        "{}throughput {:.2} of bare hyper, p99 {:.1} times bare hyper's; {:.1} heartbeats share a commit\n",
         table(Style::stdout(), &heads, rows),
         of("throughput_ratio"),
-        of("p99_ratio")
+        of("p99_ratio"),
+        of("heartbeats_per_commit")
     )
 }

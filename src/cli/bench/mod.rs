@@ -10,13 +10,19 @@ mod sockets;
 use super::args::BenchCommand;
 use super::{Cli, Outcome};
 
-pub(super) fn run(_cli: &Cli, command: &BenchCommand) -> Outcome {
+pub(super) fn run(cli: &Cli, command: &BenchCommand) -> Outcome {
+    let settings = super::load(cli)?.config;
     match command {
-        BenchCommand::Load(args) => load::run(args),
-        BenchCommand::Latency(args) => latency::run(args),
+        BenchCommand::Load(args) => load::run(settings, args),
+        BenchCommand::Latency(args) => latency::run(settings, args),
         BenchCommand::Sockets(args) => sockets::run(args),
-        BenchCommand::Restart(args) => restart::run(args),
+        BenchCommand::Restart(args) => restart::run(settings, args),
     }
+}
+
+/// A runtime with threads of its own, named for whoever profiles them.
+fn runtime(name: &str) -> Result<tokio::runtime::Runtime, super::Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(format!("bench-{name}")).build()?)
 }
 
 /// The median of measurements; 0 of none.

@@ -24,8 +24,8 @@ pub(super) struct Place {
 /// Enrollments that are under way at the same time: enough to fill commits.
 const AT_ONCE: usize = 256;
 
-pub(super) fn config_in(folder: &Folder) -> Result<Config, Failure> {
-    let mut config = Config::default();
+/// The operator's own settings, but in the bench's folder, on free ports, without limits that would be measured.
+fn config_in(folder: &Folder, mut config: Config) -> Result<Config, Failure> {
     config.paths.data = folder.path().join("data/blockremote.redb");
     config.paths.certs = folder.path().join("certs");
     let anywhere = "127.0.0.1:0".parse().map_err(|e| Failure::Failed(format!("{e}")))?;
@@ -39,9 +39,9 @@ pub(super) fn config_in(folder: &Folder) -> Result<Config, Failure> {
 }
 
 impl Place {
-    pub async fn open(devices: u32) -> Result<Self, Failure> {
+    pub async fn open(settings: Config, devices: u32) -> Result<Self, Failure> {
         let folder = Folder::new()?;
-        let config = config_in(&folder)?;
+        let config = config_in(&folder, settings)?;
         let (app, first) = App::start(&config, &Environment::system()).await?;
         let token = first.map(|f| f.enrollment_token).ok_or_else(|| Error::internal("the folder was not empty"))?;
         let mut place = Self { app, config, devices: Vec::new(), folder };

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::place::Place;
+use super::runtime;
 use crate::agent::motion::{Human, MotionSource};
 use crate::app::{App, Environment};
 use crate::cli::args::{BenchArgs, exit};
-use crate::cli::{Failure, Outcome, output, runtime};
+use crate::cli::{Failure, Outcome, output};
+use crate::config::Config;
 use crate::domains::signals::Heartbeat;
 use crate::kernel::Error;
 use crate::kernel::clock::Stopwatch;
@@ -18,9 +20,9 @@ use crate::kernel::context::Origin;
 /// Heartbeats under way at the same time.
 const AT_ONCE: usize = 256;
 
-pub(super) fn run(args: &BenchArgs) -> Outcome {
-    let runtime = runtime()?;
-    let report = runtime.block_on(measure(args))?;
+pub(super) fn run(settings: Config, args: &BenchArgs) -> Outcome {
+    let runtime = runtime("appliance")?;
+    let report = runtime.block_on(measure(settings, args))?;
     let shown = if args.json {
         output::json(&report)
     } else {
@@ -37,8 +39,8 @@ pub(super) fn run(args: &BenchArgs) -> Outcome {
     Ok(exit::DONE)
 }
 
-async fn measure(args: &BenchArgs) -> Result<serde_json::Value, Failure> {
-    let mut place = Place::open(args.devices).await?;
+async fn measure(settings: Config, args: &BenchArgs) -> Result<serde_json::Value, Failure> {
+    let mut place = Place::open(settings, args.devices).await?;
     let devices = std::mem::take(&mut place.devices);
     fill(&place.app, &devices).await?;
     place.app.shut_down().await;

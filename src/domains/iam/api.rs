@@ -106,6 +106,7 @@ pub async fn login(ctx: Context, Json(request): Json<LoginRequest>) -> Result<Re
     let (account, ip) = (request.username.clone(), ctx.origin().ip);
     let decision = ctx.limiter().login_try(&account, ip, ctx.now());
     if !decision.admitted {
+        ctx.decided(decision);
         let detail = "Too many failed logins to this account from this address. Wait, then try again.";
         return Err(Refusal::new(Kind::RateLimited, "rate_limited", detail).retry_after_s(decision.reset_s).into());
     }
@@ -114,6 +115,8 @@ pub async fn login(ctx: Context, Json(request): Json<LoginRequest>) -> Result<Re
     // Only bad credentials are failures: a full queue or a broken disk is not the caller's.
     if !matches!(&outcome, Err(Error::Refused(r)) if r.kind == Kind::Unauthenticated) {
         ctx.limiter().login_succeeded(&account, ip, ctx.now());
+    } else {
+        ctx.decided(decision);
     }
     let logged_in = outcome?;
     let TokenPair { access_token, refresh_token, expires_in, session } = logged_in.pair;
@@ -312,7 +315,13 @@ pub async fn refresh(ctx: Context, Json(request): Json<RefreshRequest>) -> Resul
     let token = request.refresh_token.as_deref().or(ctx.refresh_cookie());
     let token = token.ok_or_else(|| Refusal::invalid("/refresh_token", "is required without the cookie"))?.to_owned();
     let claimed = request.device_id.map(|id| (id, request.platform.unwrap_or_else(|| "unknown".to_owned())));
-    let pair = ctx.services().iam.refresh(&token, claimed, ctx.origin().clone()).await?;
+    let outcome = ctx.services().iam.refresh(&token, claimed, ctx.origin().clone()).await;
+    ctx.count_refresh(match &outcome {
+        Ok(_) => "refreshed",
+        Err(Error::Refused(refusal)) => refusal.code,
+        Err(Error::OutcomeUnknown | Error::Internal(_)) => "failed",
+    });
+    let pair = outcome?;
     let reply = Reply::new(RefreshResponse {
         access_token: pair.access_token,
         refresh_token: (!by_cookie).then(|| pair.refresh_token.clone()),

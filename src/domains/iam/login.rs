@@ -9,6 +9,7 @@ use super::session::TokenPair;
 use super::{Iam, model};
 use crate::crypto::{Secret, password};
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
+use crate::domains::tenants;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{TenantId, UserId};
 use crate::kernel::{Error, Kind, Refusal, Result};
@@ -82,19 +83,29 @@ impl Iam {
                 None => password::verify_dummy(&password, &password::Params::default()),
             })
             .await?;
-        let Some(user) = found else { return Err(wrong().into()) };
         let this = self.clone();
         let row = self
             .inner
             .store
             .write(move |tx| {
                 let now = this.inner.clock.now();
-                let user = Self::load_user(tx, user.tenant, user.id)?.ok_or_else(wrong)?;
-                if !correct || user.disabled {
-                    let entry = NewEntry::new(Action::LoginFailed, &origin).user(user.id).level(ThreatLevel::Low);
-                    audit::append(tx, user.tenant, now, &this.inner.random, &entry)?;
+                let user = match &found {
+                    Some(user) => Self::load_user(tx, user.tenant, user.id)?,
+                    None => None,
+                };
+                let Some(user) = user.filter(|u| correct && !u.disabled) else {
+                    // An unknown name costs the same commit as a wrong password. It is not written down: people type
+                    // passwords into that field.
+                    let entry = NewEntry::new(Action::LoginFailed, &origin).level(ThreatLevel::Low);
+                    let (tenant, entry) = match &found {
+                        Some(user) => (Some(user.tenant), entry.user(user.id)),
+                        None => (tenants::first(tx)?, entry.reason("unknown user name")),
+                    };
+                    if let Some(tenant) = tenant {
+                        audit::append(tx, tenant, now, &this.inner.random, &entry)?;
+                    }
                     return Ok(None);
-                }
+                };
                 let row = this.open_session(tx, user.tenant, user.id, None, &origin)?;
                 let entry = NewEntry::new(Action::LoginSucceeded, &origin).user(user.id);
                 audit::append(tx, user.tenant, now, &this.inner.random, &entry)?;

@@ -6,7 +6,7 @@ use super::model::{self, EndCause, SessionRow, SessionView};
 use super::refresh::{self, Family, Fingerprint, Presented, Rotation};
 use super::{Iam, SessionEntry};
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
-use crate::domains::devices::{self, BlockCause, Device};
+use crate::domains::devices::{self, BlockCause, Blocked, Device};
 use crate::domains::killswitch::{self, NewCommand};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, SessionId, TenantId, UserId};
@@ -208,7 +208,12 @@ impl Iam {
                 .device(&device.id)
                 .level(ThreatLevel::Critical)
                 .reason(REASON);
-            inner.killswitch.block(tx, &mut device, BlockCause::RefreshReused, &lock, note, origin)?;
+            let blocked = inner.killswitch.block(tx, &mut device, BlockCause::RefreshReused, &lock, note, origin)?;
+            // A device that is locked for something milder still has to forget its tokens.
+            if blocked == Blocked::Already {
+                inner.killswitch.issue(tx, &mut device, &lock, origin)?;
+                devices::save(tx, &inner.devices, &device)?;
+            }
         }
         Ok(())
     }

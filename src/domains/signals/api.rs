@@ -405,6 +405,12 @@ fn trust_of(entry: &DeviceEntry, signals: &Signals) -> TrustScoreResponse {
     let score = assessment.map_or(entry.score(), |a| a.score).points();
     let points = |part: Option<crate::kernel::TrustScore>| part.map(crate::kernel::TrustScore::points);
     let components = assessment.map(|a| a.components).unwrap_or_default();
+    let decision = match assessment.map_or(Decision::Allow, |a| a.decision) {
+        _ if blocked => Decision::Block,
+        // Released since: its next heartbeat is judged without the old evidence.
+        Decision::Block => Decision::Challenge,
+        other => other,
+    };
     TrustScoreResponse {
         device_id: entry.id.clone(),
         score,
@@ -415,7 +421,7 @@ fn trust_of(entry: &DeviceEntry, signals: &Signals) -> TrustScoreResponse {
         } else {
             "suspicious"
         },
-        decision: if blocked { Decision::Block } else { assessment.map_or(Decision::Allow, |a| a.decision) }.as_str(),
+        decision: decision.as_str(),
         threshold: assessment.map_or(signals.policy().threshold, |a| a.threshold),
         engine: assessment.map_or("full", |a| a.engine.as_str()),
         components: ComponentsBody {

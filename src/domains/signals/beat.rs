@@ -87,6 +87,7 @@ impl store::Job for Job {
         }
         let watch = Stopwatch::start();
         live.prepare(self.sensors);
+        live.received_at = self.received_at;
         for reading in &self.beat.readings {
             live.engine.push(reading);
         }
@@ -118,9 +119,6 @@ impl store::Job for Job {
 
     fn finish(self: Box<Self>, fate: Fate) {
         let this = *self;
-        if this.publish.is_some_and(|p| p.assessment.decision == Decision::Block) {
-            this.cell.live().block_pending = false;
-        }
         let result = match fate {
             Fate::Unknown => Err(Error::OutcomeUnknown),
             Fate::Committed => {
@@ -204,7 +202,10 @@ impl Job {
                 }));
                 let system = Origin { source: self.origin.source, ..self.origin.clone() };
                 self.signals.killswitch.block(tx, &mut device, BlockCause::Score, &lock, note, &system)?;
+                // From the commit on, the index says it.
                 live.block_pending = true;
+                let cell = Arc::clone(&self.cell);
+                tx.after_commit(move || cell.live().block_pending = false);
             }
             return Ok(());
         }

@@ -44,6 +44,8 @@ pub(super) struct Live {
     pub engine: DeviceEngine,
     pub decision: Decision,
     pub last_seq: Option<LastSeq>,
+    /// The time of the newest heartbeat.
+    pub received_at: Timestamp,
     /// Blocked by a heartbeat of the batch that is being written: the index will say so only after the commit.
     pub block_pending: bool,
     /// Whether it stands in the list of cells that a checkpoint must still hold.
@@ -58,6 +60,7 @@ impl Live {
             engine: DeviceEngine::new(sensors_of(sensors)),
             decision: Decision::Allow,
             last_seq: None,
+            received_at: Timestamp::EPOCH,
             block_pending: false,
             dirty: false,
             folded_through: 0,

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use super::Inner;
 use super::cell::{Answer, Cell, LastSeq, Published};
 use super::record::{Record, decode_live, encode_live};
-use crate::kernel::{Error, Result, Timestamp};
+use crate::kernel::{Error, Result};
 use crate::store::tables::{Key, META, SIGNAL_JOURNAL, SIGNAL_RINGS, trailing_number};
 use crate::store::{Housekeeping, Tx, journal, migrate};
 
@@ -138,7 +138,6 @@ pub(super) fn restore(inner: &Inner) -> Result<()> {
     let mark = snapshot.get_raw(META, Key::new().text(migrate::JOURNAL_FOLDED_THROUGH))?;
     let mark = mark.as_deref().and_then(trailing_number).unwrap_or(0);
     let mut dirty = Vec::new();
-    let mut last_received: std::collections::HashMap<_, Timestamp> = std::collections::HashMap::new();
     journal::replay(&snapshot, mark + 1, |block| {
         let mut input = block.body.as_slice();
         for _ in 0..block.records {
@@ -147,7 +146,6 @@ pub(super) fn restore(inner: &Inner) -> Result<()> {
             let Some(entry) = devices.get(&record.device) else { continue };
             let fresh = || Arc::new(Cell::new(entry.tenant, entry.no, record.sensors));
             let cell = cells.get_or_insert_with(entry.no, fresh);
-            last_received.insert(entry.no, record.received_at);
             let mut live = cell.live();
             if block.number <= live.folded_through {
                 continue;
@@ -166,9 +164,8 @@ pub(super) fn restore(inner: &Inner) -> Result<()> {
             && let Some(entry) = devices.get(no)
         {
             let assessment = live.engine.assess(&inner.settings.policy);
-            let at = last_received.get(no).copied().unwrap_or_else(|| entry.device().enrolled_at);
-            cell.publish(Published { assessment, at });
-            entry.seen(assessment.score, at);
+            cell.publish(Published { assessment, at: live.received_at });
+            entry.seen(assessment.score, live.received_at);
         }
     }
     *inner.dirty.lock().unwrap_or_else(PoisonError::into_inner) = dirty;
@@ -177,6 +174,7 @@ pub(super) fn restore(inner: &Inner) -> Result<()> {
 
 fn replay(live: &mut super::cell::Live, record: &Record<'_>, inner: &Inner) {
     live.prepare(record.sensors);
+    live.received_at = record.received_at;
     for reading in record.readings.iter() {
         live.engine.push(reading);
     }

@@ -111,6 +111,7 @@ const CHECKPOINT_VERSION: u8 = 1;
 pub(super) fn encode_live(live: &Live, folded_through: u64, out: &mut Vec<u8>) {
     out.push(CHECKPOINT_VERSION);
     out.extend_from_slice(&folded_through.to_le_bytes());
+    out.extend_from_slice(&live.received_at.as_millis().to_le_bytes());
     out.push(decision_code(live.decision));
     match &live.last_seq {
         None => out.push(0),
@@ -135,6 +136,7 @@ pub(super) fn decode_live(mut input: &[u8]) -> Result<Live, CodecError> {
         return Err(CodecError::Invalid("journal record"));
     }
     let folded_through = u64::from_le_bytes(take(input)?);
+    let received_at = Timestamp::from_millis(i64::from_le_bytes(take(input)?));
     let [decision, has_last] = take::<2>(input)?;
     let last_seq = if has_last == 0 {
         None
@@ -148,5 +150,13 @@ pub(super) fn decode_live(mut input: &[u8]) -> Result<Live, CodecError> {
         Some(LastSeq { session, seq, answer })
     };
     let engine = DeviceEngine::decode(input)?;
-    Ok(Live { engine, decision: decision_of(decision)?, last_seq, block_pending: false, dirty: false, folded_through })
+    Ok(Live {
+        engine,
+        decision: decision_of(decision)?,
+        last_seq,
+        received_at,
+        block_pending: false,
+        dirty: false,
+        folded_through,
+    })
 }

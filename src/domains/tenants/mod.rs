@@ -81,6 +81,13 @@ pub fn load(tx: &mut Tx<'_>, id: TenantId) -> Result<Option<Tenant>> {
     tx.get(TENANTS, key(id))
 }
 
+/// The first tenant that was made, inside a change: whose log holds what belongs to no tenant.
+pub fn first(tx: &mut Tx<'_>) -> Result<Option<TenantId>> {
+    let found = tx.scan(TENANTS, &Key::new(), 1)?;
+    let id = found.first().and_then(|(key, _)| key.first_chunk::<16>());
+    Ok(id.map(|bytes| TenantId::from_bytes(*bytes)))
+}
+
 /// Writes a tenant.
 pub fn save(tx: &mut Tx<'_>, tenant: &Tenant) -> Result<()> {
     tx.put(TENANTS, key(tenant.id), tenant)
