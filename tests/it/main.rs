@@ -2,12 +2,18 @@
 //!
 //! One binary, a module for each promise; what they share with the benches is `blockremote::testkit`.
 
+#![expect(clippy::indexing_slicing, reason = "tests")]
+
 mod bad_input;
 mod cli;
+mod common;
 mod durability;
 mod heartbeat;
 mod identity;
 mod killswitch;
 mod matrix;
 mod openapi;
+mod refresh;
 mod tidy;
+mod tokens;
+mod world;

@@ -1,0 +1,201 @@
+//! What several modules need beside the testkit: a look into an answer, further people, a second tenant.
+
+use std::time::Duration;
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+use blockremote::client::{HttpClient, Response};
+use blockremote::crypto::{Secret, password};
+use blockremote::domains::iam::{TokenSpec, User};
+use blockremote::domains::tenants::{self, EnrollmentPolicy, Tenant};
+use blockremote::kernel::Random;
+use blockremote::kernel::context::Origin;
+use blockremote::kernel::ids::{TenantId, UserId};
+use blockremote::store::tables::{Key, USER_NAMES, USERS};
+use blockremote::testkit::{Fault, Server, text};
+use hyper::Method;
+use serde_json::{Value, json};
+
+/// What a test gives back.
+pub type Done = Result<(), Fault>;
+
+pub const DAY: Duration = Duration::from_secs(86_400);
+pub const MINUTE: Duration = Duration::from_secs(60);
+
+/// The JSON of an answer, whatever its status; null where it is none.
+pub fn body(answer: &Response) -> Value {
+    serde_json::from_slice(&answer.body).unwrap_or_default()
+}
+
+/// The stable code of a refusal; empty for a success.
+pub fn code(answer: &Response) -> String {
+    text(&body(answer), "code")
+}
+
+/// A header's value; empty when it is absent.
+pub fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
+    answer.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+/// A request with a JSON body and headers of its own.
+pub async fn send(
+    client: &mut HttpClient,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &Value,
+) -> Result<Response, Fault> {
+    let mut all = vec![("content-type", "application/json")];
+    all.extend_from_slice(headers);
+    Ok(client.request(method, path, &all, body.to_string().into()).await?)
+}
+
+/// The tenant that `init` made.
+pub async fn first_tenant(server: &Server) -> Result<TenantId, Fault> {
+    let store = &server.app().services.store;
+    let tenant = store.read_with(tenants::Tenants::first).await?.ok_or("there is no tenant")?;
+    Ok(tenant.id)
+}
+
+/// A second tenant, which knows nothing of the first one.
+pub async fn second_tenant(server: &Server) -> Result<TenantId, Fault> {
+    let now = server.clock.now();
+    let tenant = Tenant {
+        id: TenantId::generate(now, &Random::System),
+        name: "the neighbour".to_owned(),
+        created_at: now,
+        enrollment: EnrollmentPolicy::Token,
+        attestation_required: false,
+    };
+    let row = tenant.clone();
+    server.app().services.store.write(move |tx| tenants::save(tx, &row)).await?;
+    Ok(tenant.id)
+}
+
+/// Makes a person with this role and logs them in; gives the answer of the login.
+pub async fn add_user(server: &Server, tenant: TenantId, name: &str, role: &str) -> Result<Value, Fault> {
+    let now = server.clock.now();
+    let plain = format!("the password of {name}");
+    let hash = password::hash(&Secret::new(plain.clone()), &password::Params::default(), &Random::System)?;
+    let user: User = serde_json::from_value(json!({
+        "id": UserId::generate(now, &Random::System),
+        "tenant": tenant,
+        "username": name,
+        "password": hash,
+        "roles": [role],
+        "system_admin": false,
+        "disabled": false,
+        "created_at": now,
+    }))?;
+    let write = move |tx: &mut blockremote::store::Tx<'_>| {
+        let place = Key::new().bytes(user.tenant.to_bytes()).bytes(user.id.to_bytes());
+        tx.put_raw(USER_NAMES, Key::new().text(&user.username), place.as_ref())?;
+        tx.put(USERS, place, &user)
+    };
+    server.app().services.store.write(write).await?;
+    let login = json!({ "username": name, "password": plain });
+    let answer = server.client()?.post("/v1/auth/login", None, &login).await?;
+    Ok(answer.json()?)
+}
+
+/// A token that enrolls devices into a tenant; `device` binds it to that one, and then it is good for one use.
+pub async fn enrollment_token(server: &Server, tenant: TenantId, device: Option<&str>) -> Result<String, Fault> {
+    let device = device.map(str::parse).transpose()?;
+    let uses_max = device.as_ref().map(|_| 1);
+    let spec = TokenSpec { lifetime: 30 * DAY, uses_max, device };
+    let iam = &server.app().services.iam;
+    Ok(iam.new_enrollment_token(tenant, None, spec, Origin::cli()).await?)
+}
+
+/// The smallest body that enrolls a device.
+pub fn enrollment(device_id: &str, token: Option<&str>) -> Value {
+    let mut body =
+        json!({ "device_id": device_id, "device_name": "a phone", "os_version": "16", "platform": "android" });
+    if let (Some(token), Some(members)) = (token, body.as_object_mut()) {
+        members.insert("enrollment_token".to_owned(), token.into());
+    }
+    body
+}
+
+/// What was written to the log of a device, newest first: the names of the actions.
+pub async fn audited(server: &Server, device_id: &str) -> Result<Vec<String>, Fault> {
+    let tenant = first_tenant(server).await?;
+    let page = server.app().services.audit.list(tenant, Some(device_id.parse()?), None, 200).await?;
+    let name = |action| serde_json::to_value(action).ok().and_then(|v| v.as_str().map(str::to_owned));
+    Ok(page.entries.iter().filter_map(|e| name(e.action_taken)).collect())
+}
+
+/// Presents a refresh token.
+pub async fn refresh(server: &Server, token: &str) -> Result<Response, Fault> {
+    refresh_with(server, &json!({ "refresh_token": token })).await
+}
+
+pub async fn refresh_with(server: &Server, body: &Value) -> Result<Response, Fault> {
+    Ok(server.client()?.post("/v1/auth/refresh", None, body).await?)
+}
+
+/// Refreshes and gives access and refresh token.
+pub async fn refreshed(server: &Server, token: &str) -> Result<(String, String), Fault> {
+    let answer: Value = refresh(server, token).await?.json()?;
+    Ok((text(&answer, "access_token"), text(&answer, "refresh_token")))
+}
+
+/// Sends an enrollment, with a bearer token where there is one.
+pub async fn enroll_with(server: &Server, bearer: Option<&str>, body: &Value) -> Result<Response, Fault> {
+    Ok(server.client()?.post("/v1/auth/device", bearer, body).await?)
+}
+
+/// The status of an ordinary read with this token.
+pub async fn status_with(server: &Server, token: &str) -> Result<u16, Fault> {
+    Ok(server.client()?.get("/v1/audit/logs?device_id=BR-1", Some(token)).await?.status)
+}
+
+async fn device_view(server: &Server, device: &str) -> Result<Value, Fault> {
+    let admin = server.admin_token().await?;
+    Ok(server.client()?.get(&format!("/v1/devices/{device}"), Some(&admin)).await?.json()?)
+}
+
+async fn commands_of(server: &Server, device: &str) -> Result<Vec<(String, String)>, Fault> {
+    let admin = server.admin_token().await?;
+    let answer = server.client()?.get(&format!("/v1/devices/{device}/commands"), Some(&admin)).await?;
+    let list: Value = answer.json()?;
+    let commands = list["data"].as_array().cloned().unwrap_or_default();
+    Ok(commands.iter().map(|c| (text(c, "action"), text(c, "status"))).collect())
+}
+
+/// Nothing happened to the device: neither blocked nor told to lock.
+pub async fn assert_untouched(server: &Server, device: &str) -> Done {
+    assert_eq!(device_view(server, device).await?["state"], "active");
+    assert_eq!(commands_of(server, device).await?, []);
+    Ok(())
+}
+
+/// Everything that answers a theft.
+pub async fn assert_locked_for_theft(server: &Server, device: &str) -> Done {
+    let view = device_view(server, device).await?;
+    assert_eq!((&view["state"], &view["blocked"]["cause"]), (&json!("blocked"), &json!("refresh_reused")), "{view}");
+    assert_eq!(commands_of(server, device).await?, [("CRITICAL_LOCK".to_owned(), "requested".to_owned())]);
+    let audited = audited(server, device).await?;
+    for action in ["refresh_reused", "device_blocked", "command_requested"] {
+        assert_eq!(audited.iter().filter(|a| *a == action).count(), 1, "{action} in {audited:?}");
+    }
+    Ok(())
+}
+
+/// The answer is this refusal.
+pub fn assert_refused(answer: &Response, status: u16, expected: &str) {
+    assert_eq!((answer.status, code(answer).as_str()), (status, expected), "{}", body(answer));
+}
+
+/// One part of a token, decoded.
+pub fn part(token: &str, index: usize) -> Result<Value, Fault> {
+    let part = token.split('.').nth(index).ok_or("the token has too few parts")?;
+    Ok(serde_json::from_slice(&Base64UrlUnpadded::decode_vec(part)?)?)
+}
+
+/// The same text with another character at `at` (from the end where negative).
+pub fn altered(token: &str, at: isize) -> String {
+    let mut bytes = token.as_bytes().to_vec();
+    let index = if at < 0 { bytes.len() - at.unsigned_abs() } else { at.unsigned_abs() };
+    bytes[index] = if bytes[index] == b'Q' { b'g' } else { b'Q' };
+    String::from_utf8_lossy(&bytes).into_owned()
+}

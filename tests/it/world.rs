@@ -1,0 +1,323 @@
+//! What the matrix of routes and callers is made of: callers, requests that succeed, and what each row promises.
+//!
+//! A row of the route table without a recipe here fails the matrix.
+
+use blockremote::client::{HttpClient, Response};
+use blockremote::config::Config;
+use blockremote::domains::iam::Permission;
+use blockremote::gate::routes::ROUTES;
+use blockremote::gate::{Access, Door, Route, Verb};
+use blockremote::kernel::ids::TenantId;
+use blockremote::testkit::{Fault, Server, text};
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::common::{add_user, body, enrollment, first_tenant, header, send};
+
+/// Who calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Who {
+    Anonymous,
+    Garbage,
+    /// A person whose session was logged out a moment ago.
+    Ended,
+    Device,
+    Admin,
+    /// A person who may only read.
+    Viewer,
+}
+
+pub const EVERYBODY: [Who; 6] = [Who::Anonymous, Who::Garbage, Who::Ended, Who::Device, Who::Admin, Who::Viewer];
+
+/// A request that succeeds when its caller may make it.
+pub struct Call {
+    pub path: String,
+    pub body: Value,
+    /// Instead of the caller's usual token.
+    pub token: Option<String>,
+}
+
+impl Call {
+    pub fn of(path: &str, body: Value) -> Self {
+        Self { path: path.to_owned(), body, token: None }
+    }
+
+    pub fn get(path: &str) -> Self {
+        Self::of(path, Value::Null)
+    }
+}
+
+/// What must stand in the log after a row of the class `Write` succeeded.
+pub fn expected_entry(path: &str) -> Option<&'static str> {
+    Some(match path {
+        "/v1/auth/login" => "login_succeeded",
+        "/v1/auth/device" => "device_enrolled",
+        "/v1/auth/refresh" => "token_refreshed",
+        "/v1/auth/logout" => "logged_out",
+        "/v1/me/sessions/{session_id}" => "session_revoked",
+        "/v1/devices/{device_id}/commands" => "command_requested",
+        "/v1/devices/{device_id}/unblock" => "device_unblocked",
+        _ => return None,
+    })
+}
+
+pub struct World {
+    pub server: Server,
+    pub client: HttpClient,
+    pub tenant: TenantId,
+    pub admin: String,
+    pub viewer: String,
+    pub ended: String,
+    pub device: String,
+    pub command_id: String,
+    next: u64,
+}
+
+impl World {
+    pub async fn new() -> Result<Self, Fault> {
+        Self::with(|_| {}).await
+    }
+
+    /// With further settings.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Result<Self, Fault> {
+        let server = Server::start_with(|c| {
+            // The matrix shows hundreds of bad tokens from one address.
+            c.limits.auth_failures_per_minute = 100_000;
+            change(c);
+        })
+        .await?;
+        let tenant = first_tenant(&server).await?;
+        let viewer = text(&add_user(&server, tenant, "viewer", "viewer").await?, "access_token");
+        let ended = server.admin_token().await?;
+        let mut client = server.client()?;
+        client.post("/v1/auth/logout", Some(&ended), &json!({})).await?.success()?;
+        let admin = server.admin_token().await?;
+        let device = server.enroll("BR-1").await?.access_token;
+        server.enroll("BR-2").await?;
+        let overlay = json!({ "action": "FORCE_LOGOUT", "reason": "the matrix" });
+        let command: Value = client.post("/v1/devices/BR-2/commands", Some(&admin), &overlay).await?.json()?;
+        let command_id = text(&command, "command_id");
+        Ok(Self { server, client, tenant, admin, viewer, ended, device, command_id, next: 0 })
+    }
+
+    pub fn token(&self, who: Who) -> Option<String> {
+        match who {
+            Who::Anonymous => None,
+            Who::Garbage => Some("not.a.token".to_owned()),
+            Who::Ended => Some(self.ended.clone()),
+            Who::Device => Some(self.device.clone()),
+            Who::Admin => Some(self.admin.clone()),
+            Who::Viewer => Some(self.viewer.clone()),
+        }
+    }
+
+    pub fn fresh_name(&mut self) -> String {
+        self.next += 1;
+        format!("matrix-{}", self.next)
+    }
+
+    pub async fn fresh_device(&mut self) -> Result<blockremote::testkit::Device, Fault> {
+        let name = self.fresh_name();
+        self.server.enroll(&name).await
+    }
+
+    /// A request for this row that succeeds, from a caller who may make it.
+    pub async fn recipe(&mut self, route: &Route, who: Who) -> Result<Call, Fault> {
+        // A device speaks of itself; a person of any device.
+        let device = if who == Who::Device { "BR-1" } else { "BR-2" };
+        Ok(match (route.verb, route.path) {
+            (Verb::Post, "/v1/auth/login") => {
+                let admin = &self.server.admin;
+                let body = json!({ "username": admin.username, "password": admin.password.expose() });
+                Call::of("/v1/auth/login", body)
+            }
+            (Verb::Post, "/v1/auth/device") => {
+                let name = self.fresh_name();
+                Call::of("/v1/auth/device", enrollment(&name, Some(&self.server.enrollment_token)))
+            }
+            (Verb::Post, "/v1/auth/refresh") => {
+                let device = self.fresh_device().await?;
+                Call::of("/v1/auth/refresh", json!({ "refresh_token": device.refresh_token }))
+            }
+            (Verb::Post, "/v1/auth/logout") => {
+                let token = match who {
+                    Who::Device => Some(self.fresh_device().await?.access_token),
+                    Who::Admin => Some(self.server.admin_token().await?),
+                    Who::Viewer => Some(self.fresh_viewer().await?.1),
+                    Who::Anonymous | Who::Garbage | Who::Ended => None,
+                };
+                Call { token, ..Call::get("/v1/auth/logout") }
+            }
+            (Verb::Delete, "/v1/me/sessions/{session_id}") => {
+                let (session, token) = match who {
+                    Who::Viewer => {
+                        let (session, token) = self.fresh_viewer().await?;
+                        (session, Some(token))
+                    }
+                    _ => (text(&self.server.login().await?, "session_id"), None),
+                };
+                Call { token, ..Call::get(&format!("/v1/me/sessions/{session}")) }
+            }
+            (Verb::Get, "/v1/devices/{device_id}") => Call::get(&format!("/v1/devices/{device}")),
+            (Verb::Post, "/v1/devices/{device_id}/commands") => {
+                let body = json!({ "action": "FORCE_LOGOUT", "reason": "the matrix" });
+                Call::of("/v1/devices/BR-2/commands", body)
+            }
+            (Verb::Get, "/v1/devices/{device_id}/commands") => Call::get(&format!("/v1/devices/{device}/commands")),
+            (Verb::Get, "/v1/devices/{device_id}/commands/{command_id}") => {
+                let (device, id) = match who {
+                    Who::Device => ("BR-1", self.command_for("BR-1").await?),
+                    _ => ("BR-2", self.command_id.clone()),
+                };
+                Call::get(&format!("/v1/devices/{device}/commands/{id}"))
+            }
+            (Verb::Post, "/v1/devices/{device_id}/unblock") => {
+                let name = self.fresh_device().await?.id;
+                let lock = json!({ "action": "LOCK_SYSTEM", "reason": "the matrix" });
+                let admin = self.admin.clone();
+                self.client.post(&format!("/v1/devices/{name}/commands"), Some(&admin), &lock).await?.success()?;
+                Call::of(&format!("/v1/devices/{name}/unblock"), json!({ "reason": "the matrix" }))
+            }
+            (Verb::Post, "/v1/signals/heartbeat") => {
+                let payload = json!({ "accelerometer": [0.1, 9.79, 0.3], "gyroscope": [0.01, 0.02, -0.03] });
+                Call::of("/v1/signals/heartbeat", json!({ "device_id": "BR-1", "payload": payload }))
+            }
+            (Verb::Get, path @ ("/v1/security/trust-score" | "/v1/audit/logs")) => {
+                Call::get(&format!("{path}?device_id={device}"))
+            }
+            (Verb::Get, "/docs/{file}") => Call::get("/docs/index.css"),
+            (Verb::Ws, "/v1/security/kill-switch" | "/v1/signals")
+            | (
+                Verb::Get,
+                "/v1/me"
+                | "/v1/me/sessions"
+                | "/v1/devices"
+                | "/.well-known/jwks.json"
+                | "/health/live"
+                | "/health/ready"
+                | "/health"
+                | "/health/deep"
+                | "/openapi.json"
+                | "/docs"
+                | "/docs/"
+                | "/redoc"
+                | "/",
+            ) => Call::get(route.path),
+            (verb, path) => return Err(format!("{} {path} has no recipe: write one", verb.method()).into()),
+        })
+    }
+
+    pub async fn fresh_viewer(&mut self) -> Result<(String, String), Fault> {
+        let name = self.fresh_name();
+        let login = add_user(&self.server, self.tenant, &name, "viewer").await?;
+        Ok((text(&login, "session_id"), text(&login, "access_token")))
+    }
+
+    pub async fn command_for(&mut self, device: &str) -> Result<String, Fault> {
+        let unlock = json!({ "action": "UNLOCK", "reason": "the matrix" });
+        let admin = self.admin.clone();
+        let answer = self.client.post(&format!("/v1/devices/{device}/commands"), Some(&admin), &unlock).await?;
+        Ok(text(&answer.json()?, "command_id"))
+    }
+
+    /// Sends a call, and checks what holds for every answer.
+    pub async fn call(
+        &mut self,
+        method: &str,
+        call: &Call,
+        token: Option<&str>,
+        access: Access,
+    ) -> Result<Response, Fault> {
+        self.next += 1;
+        let id = format!("matrix.request_{}", self.next);
+        let bearer = token.map(|t| format!("Bearer {t}"));
+        let mut headers = vec![("x-request-id", id.as_str())];
+        headers.extend(bearer.iter().map(|b| ("authorization", b.as_str())));
+        let method: Method = method.parse()?;
+        let answer = if call.body.is_null() {
+            self.client.request(method, &call.path, &headers, "".into()).await?
+        } else {
+            send(&mut self.client, method, &call.path, &headers, &call.body).await?
+        };
+        assert_standing(&answer, &id, access);
+        Ok(answer)
+    }
+
+    /// Calls a row as somebody.
+    pub async fn call_as(&mut self, route: &Route, who: Who) -> Result<Response, Fault> {
+        let call = self.recipe(route, who).await?;
+        let token = call.token.clone().or_else(|| self.token(who));
+        self.call(route.verb.method(), &call, token.as_deref(), route.access).await
+    }
+}
+
+/// What every answer has, whoever asked for whatever.
+pub fn assert_standing(answer: &Response, request_id: &str, access: Access) {
+    let problem = body(answer);
+    let about = format!("{} {problem}", answer.status);
+    for (name, expected) in [
+        ("strict-transport-security", "max-age=63072000"),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("x-xss-protection", "0"),
+        ("referrer-policy", "no-referrer"),
+        ("content-security-policy", "default-src 'none'"),
+        ("permissions-policy", "camera=()"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-embedder-policy", "require-corp"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ] {
+        let value = header(answer, name);
+        assert!(value.contains(expected), "{name} is {value:?}: {about}");
+    }
+    let csp = header(answer, "content-security-policy");
+    assert!(!csp.contains("unsafe-") && !csp.contains('*') && csp.contains("frame-ancestors 'none'"), "{csp}");
+    assert_eq!(header(answer, "x-request-id"), request_id, "{about}");
+    assert_eq!(answer.headers.get("access-control-allow-origin"), None, "CORS is off");
+    if !matches!(access, Access::Public(_)) {
+        assert_eq!(header(answer, "cache-control"), "no-store", "{about}");
+    }
+    if answer.status >= 400 {
+        assert_eq!(header(answer, "content-type"), "application/problem+json", "{about}");
+        assert_eq!(problem["status"], answer.status, "{about}");
+        assert_eq!(problem["request_id"], request_id, "{about}");
+        for member in ["type", "title", "detail", "code"] {
+            assert!(!text(&problem, member).is_empty(), "{member} of {about}");
+        }
+        let code = text(&problem, "code");
+        assert!(code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{code}");
+    }
+    match answer.status {
+        401 => assert!(header(answer, "www-authenticate").starts_with("Bearer"), "{about}"),
+        405 => assert!(!header(answer, "allow").is_empty(), "{about}"),
+        429 | 503 => assert!(!header(answer, "retry-after").is_empty(), "{about}"),
+        _ => {}
+    }
+}
+
+/// The status that the row promises this caller.
+pub fn promised(route: &Route, who: Who) -> u16 {
+    let success = route.endpoint.status;
+    let nobody = matches!(who, Who::Anonymous | Who::Garbage | Who::Ended);
+    // The built-in role that only reads.
+    let viewer_may = |permission: Permission| permission == Permission::DevicesRead;
+    match route.access {
+        _ if route.verb == Verb::Ws => 426,
+        Access::Public(_) => success,
+        Access::OptionalUser(_) if matches!(who, Who::Garbage | Who::Ended) => 401,
+        Access::OptionalUser(_) => success,
+        _ if nobody => 401,
+        Access::Session => success,
+        Access::AnyUser if who == Who::Device => 403,
+        Access::AnyUser => success,
+        Access::User(_) if who == Who::Device => 403,
+        Access::User(p) | Access::UserOrDevice(p) if who == Who::Viewer && !viewer_may(p) => 403,
+        Access::User(_) | Access::UserOrDevice(_) => success,
+        Access::Device(_) if who == Who::Device => success,
+        Access::Device(_) => 403,
+    }
+}
+
+pub fn public_rows() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().filter(|r| r.door == Door::Public)
+}
