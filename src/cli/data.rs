@@ -11,7 +11,7 @@ use crate::app::place::Place;
 use crate::config::Config;
 use crate::domains::audit;
 use crate::kernel::Error;
-use crate::store::{OpenError, Options, Store, backup};
+use crate::store::{OpenError, Store, backup};
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
@@ -29,7 +29,7 @@ pub(super) fn backup(config: &Config, to: &Path) -> Outcome {
     let summary = match control::ask(&place.control_socket(), &Ask::Backup { file: to.clone() })? {
         Some(answer) => serde_json::from_value(answer).map_err(Error::internal)?,
         None => {
-            let store = Store::open(&place.data, Options::default(), false).map_err(Error::internal)?;
+            let store = Store::look(&place.data).map_err(Error::internal)?;
             backup::write(&store, &to)?
         }
     };
@@ -68,7 +68,7 @@ pub(super) fn restore(config: &Config, from: &Path, force: bool) -> Outcome {
 fn check(file: &Path) -> Result<Vec<audit::TreeCheck>, Failure> {
     let refused = |e: OpenError| Failure::Refused(format!("{e}. Nothing was changed."));
     backup::check_file(file).map_err(refused)?;
-    let store = Store::open(file, Options::default(), false).map_err(refused)?;
+    let store = Store::look(file).map_err(refused)?;
     Ok(audit::check_trees(&store.read()?)?)
 }
 
@@ -87,7 +87,7 @@ pub(super) fn verify(config: &Config, file: Option<&Path>, as_json: bool) -> Out
         }
         None => {
             let summary = backup::check_file(&file).map_err(Error::internal)?;
-            let store = Store::open(&file, Options::default(), false).map_err(Error::internal)?;
+            let store = Store::look(&file).map_err(Error::internal)?;
             let trees = audit::check_trees(&store.read()?)?;
             (Some(summary), serde_json::to_value(trees).map_err(Error::internal)?)
         }

@@ -12,8 +12,9 @@ use crate::app::place::{Place, host_name};
 use crate::app::{self, Environment};
 use crate::config::Config;
 use crate::domains::iam::FirstSecrets;
+use crate::domains::tenants::Tenants;
 use crate::kernel::{Result, files};
-use crate::store::{Store, tables};
+use crate::store::{OpenError, Store};
 
 pub(super) fn run(config: &Config, as_json: bool) -> Outcome {
     let refused = || {
@@ -23,8 +24,11 @@ pub(super) fn run(config: &Config, as_json: bool) -> Outcome {
         ))
     };
     // Opening the file properly would already write to it.
-    if Store::peek(&config.paths.data, tables::TENANTS).unwrap_or(true) {
-        return Err(refused());
+    match Store::look(&config.paths.data) {
+        Ok(store) if Tenants::first(&store.read()?)?.is_some() => return Err(refused()),
+        Err(OpenError::InUse(_)) => return Err(refused()),
+        // Missing, empty, or begun and not finished: that is what `init` is for. A damaged one is refused below.
+        _ => {}
     }
     let opened = app::open(config, &Environment::system(), true)?;
     let first = opened.first.ok_or_else(refused)?;

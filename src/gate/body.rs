@@ -11,6 +11,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::params::Params;
 use super::route::Doc;
 use super::schema::{self, Validate};
+use crate::domains::devices::Device;
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::DeviceId;
 use crate::kernel::{Error, Kind, Refusal, Result};
@@ -52,6 +53,8 @@ pub trait FromRequest: Sized {
     fn device_id(&self) -> Option<&DeviceId> {
         None
     }
+    /// Rules that depend on the device that calls.
+    fn validate_for(&self, _device: &Device, _wrong: &mut Vec<FieldError>) {}
 }
 
 const NO_BODY: Doc = Doc { name: None, schema: || RefOr::T(Schema::default()), collect: |_| {} };
@@ -91,6 +94,9 @@ impl<T: DeserializeOwned + ToSchema + Validate> FromRequest for Json<T> {
     fn device_id(&self) -> Option<&DeviceId> {
         self.0.device_id()
     }
+    fn validate_for(&self, device: &Device, wrong: &mut Vec<FieldError>) {
+        self.0.validate_for(device, wrong);
+    }
 }
 
 /// Parses and validates a JSON text of this type.
@@ -108,7 +114,7 @@ pub fn parse<T: DeserializeOwned + ToSchema + Validate>(text: &[u8]) -> Result<T
 /// At most this many members are named; a body made of nothing but mistakes must not be answered at length.
 const FIELDS_NAMED_MAX: usize = 32;
 
-fn invalid(mut fields: Vec<FieldError>) -> Error {
+pub(super) fn invalid(mut fields: Vec<FieldError>) -> Error {
     fields.truncate(FIELDS_NAMED_MAX);
     let detail = "The request has members that are not acceptable; see errors.";
     Refusal { fields, ..Refusal::new(Kind::Invalid, "invalid_request", detail) }.into()

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::body::{FromRequest, invalid};
 use super::limiter::Limiter;
 use super::route::{Access, DeviceRule};
 use crate::domains::Services;
@@ -189,19 +190,30 @@ impl Context {
         }
     }
 
-    /// Whether the caller may act on what the request names; asked by the endpoint between parsing and handling.
+    /// What can be judged only once the request is read: whether it fits the calling device, names it and no other, and
+    /// whether that device may act; asked by the endpoint between parsing and handling.
     #[doc(hidden)]
-    pub fn check_device(&self, named: Option<&DeviceId>, access: Access) -> Result<()> {
+    pub fn check_device(&self, request: &impl FromRequest, access: Access) -> Result<()> {
         let Caller::Device(device) = &self.caller else { return Ok(()) };
-        if named.is_some_and(|id| *id != device.entry.id) {
-            let detail = "The request names another device than the one whose token it bears.";
-            return Err(Refusal::new(Kind::Forbidden, "device_mismatch", detail).into());
+        let mut wrong = Vec::new();
+        request.validate_for(&device.entry.device(), &mut wrong);
+        if !wrong.is_empty() {
+            return Err(invalid(wrong));
+        }
+        if request.device_id().is_some_and(|id| *id != device.entry.id) {
+            return Err(device_mismatch().into());
         }
         if access != Access::Device(DeviceRule::Acting) {
             return Ok(());
         }
         check_acting(&device.entry, self.now())
     }
+}
+
+/// 403: the request is about somebody else.
+pub(super) fn device_mismatch() -> Refusal {
+    let detail = "The request names another device than the one whose token it bears.";
+    Refusal::new(Kind::Forbidden, "device_mismatch", detail)
 }
 
 /// 423 for a blocked device, 402 for one whose trial is over.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::context::{DeviceCaller, check_acting, unauthenticated};
+use super::context::{DeviceCaller, check_acting, device_mismatch, unauthenticated};
 use super::pipeline::{Gate, check_rate};
 use super::problem::{Problem, members, status_of};
 use super::schema::Validate;
@@ -142,8 +142,11 @@ impl DeviceSocket {
     async fn take(&mut self, text: &str) -> Vec<Push> {
         let kind = match serde_json::from_str::<Envelope>(text) {
             Ok(envelope) => envelope.kind,
+            Err(e) if e.is_data() && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => {
+                return self.error(Refusal::invalid("/type", "must be a text, given once, in a JSON object").into());
+            }
             Err(e) => {
-                let detail = format!("The message is not a JSON object (line {}, column {}).", e.line(), e.column());
+                let detail = format!("The message is not JSON (line {}, column {}).", e.line(), e.column());
                 return self.error(Refusal::new(Kind::Malformed, "malformed_json", detail).into());
             }
         };
@@ -177,9 +180,17 @@ impl DeviceSocket {
     }
 
     async fn beat(&self, beat: HeartbeatRequest) -> Result<Answer, Error> {
+        let mut wrong = Vec::new();
+        beat.validate_for(&self.entry().device(), &mut wrong);
+        if !wrong.is_empty() {
+            return Err(super::body::invalid(wrong));
+        }
+        self.take_in(beat).await
+    }
+
+    async fn take_in(&self, beat: HeartbeatRequest) -> Result<Answer, Error> {
         if beat.device_id() != Some(&self.entry().id) {
-            let detail = "The message names another device than the one whose token opened this socket.";
-            return Err(Refusal::new(Kind::Forbidden, "device_mismatch", detail).into());
+            return Err(device_mismatch().into());
         }
         check_acting(self.entry(), self.gate.clock.now())?;
         let beat = beat.into_heartbeat(self.gate.clock.now());
@@ -192,21 +203,7 @@ impl DeviceSocket {
         self.admit()?;
         let status: LegacyStatus = super::body::parse(text.as_bytes())?;
         let beat = HeartbeatRequest::of_legacy(status.device_id, status.accessibility_active, status.window_mirroring);
-        if beat.device_id() != Some(&self.entry().id) {
-            let detail = "The message names another device than the one whose token opened this socket.";
-            return Err(Refusal::new(Kind::Forbidden, "device_mismatch", detail).into());
-        }
-        check_acting(self.entry(), self.gate.clock.now())?;
-        let signals = &self.gate.services.signals;
-        let answer = signals
-            .status(
-                self.entry(),
-                self.caller.session.id,
-                Some(self.caller.jti),
-                beat.into_heartbeat(self.gate.clock.now()),
-                self.origin.clone(),
-            )
-            .await?;
+        let answer = self.take_in(beat).await?;
         // A block or a challenge reaches the device as a frame of its own.
         if answer.decision != crate::domains::signals::engine::Decision::Allow {
             return Ok(Vec::new());

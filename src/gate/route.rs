@@ -162,7 +162,7 @@ macro_rules! endpoint {
             call: |context, input, access| {
                 Box::pin(async move {
                     let request = <$request as $crate::gate::FromRequest>::from_request(&input)?;
-                    context.check_device($crate::gate::FromRequest::device_id(&request), access)?;
+                    context.check_device(&request, access)?;
                     let reply: $crate::gate::Reply<$response> = $handler(context, request).await?;
                     reply.into_answer($status)
                 })

@@ -4,6 +4,7 @@
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::domains::devices::Device;
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::DeviceId;
 
@@ -15,6 +16,8 @@ pub trait Validate {
     fn device_id(&self) -> Option<&DeviceId> {
         None
     }
+    /// Rules that depend on the device that calls.
+    fn validate_for(&self, _device: &Device, _wrong: &mut Vec<FieldError>) {}
 }
 
 /// Appends a segment to a JSON pointer (RFC 6901).

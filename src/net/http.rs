@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::Service;
+use super::deadline::{Progress, Timed};
 use super::limits::Connections;
 
 /// Deadlines of a connection.
@@ -25,9 +26,9 @@ use super::limits::Connections;
 pub struct Deadlines {
     /// From the first byte of TCP to the end of the TLS handshake.
     pub handshake: Duration,
-    /// For a request's header, and for a silent keep-alive connection.
+    /// For a request's header, from its first byte on.
     pub header: Duration,
-    /// For an HTTP/2 connection without a request in flight.
+    /// For a connection without a request in flight.
     pub idle: Duration,
 }
 
@@ -164,13 +165,21 @@ async fn speak_http1<S: Service, I>(io: I, peer: SocketAddr, settings: &Settings
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let progress = Progress::default();
+    let io = Timed::new(io, progress.clone(), settings.deadlines.header);
     let answer = service_fn(move |request: Request<Incoming>| {
-        let service = service.clone();
-        async move { Ok::<Response<_>, std::convert::Infallible>(service.call(request, peer).await) }
+        let (service, progress) = (service.clone(), progress.clone());
+        progress.request();
+        async move {
+            let response = service.call(request, peer).await;
+            progress.answered(response.status() == StatusCode::SWITCHING_PROTOCOLS);
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(settings.deadlines.header)
+        // Of silence between requests; a header that has begun is timed by `Timed`.
+        .header_read_timeout(settings.deadlines.idle)
         .max_buf_size(H1_BUFFER_BYTES_MAX)
         .max_headers(H1_HEADERS_MAX)
         .serve_connection(TokioIo::new(io), answer)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableHandle};
 
 use super::tables::{ALL, META};
-use super::{OpenError, Options, Snapshot, Store};
+use super::{OpenError, Snapshot, Store};
 use crate::kernel::{Error, Result, files};
 
 /// What a backup or a check found.
@@ -110,13 +110,7 @@ pub fn check_file(path: &Path) -> Result<Summary, OpenError> {
 
 fn check_pages(path: &Path) -> Result<Summary, OpenError> {
     let failed = |cause: String| OpenError::Failed { path: path.to_owned(), cause };
-    if !path.is_file() {
-        return Err(failed("there is no such file".to_owned()));
-    }
-    let mut db = Database::builder().set_cache_size(64 << 20).open(path).map_err(|e| match e {
-        redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
-        other => failed(other.to_string()),
-    })?;
+    let mut db = super::glass(path)?;
     match db.check_integrity() {
         Ok(true) => {}
         Ok(false) => return Err(failed("it was damaged and had to be repaired; do not rely on it".to_owned())),
@@ -147,12 +141,10 @@ pub fn restore(from: &Path, to: &Path, force: bool) -> Result<Summary> {
                 to.display()
             )));
         }
-        // Fails when the appliance is running: the file is then locked.
-        drop(Store::open(to, Options::default(), false).or_else(|e| match e {
-            OpenError::InUse(_) => Err(Error::internal(e)),
-            // A damaged file is a good reason to restore.
-            _ => Store::open(from, Options::default(), false).map_err(Error::internal),
-        })?);
+        // A damaged file is a good reason to restore; one that is in use is not.
+        if let Err(in_use @ OpenError::InUse(_)) = Store::look(to) {
+            return Err(Error::internal(in_use));
+        }
     }
     if let Some(parent) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
         files::create_private_dir(parent).map_err(Error::internal)?;

@@ -22,7 +22,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-use redb::{Database, ReadOnlyDatabase, ReadableDatabase, ReadableTableMetadata};
+use redb::{Database, ReadableDatabase};
 use tokio::sync::oneshot;
 
 pub use codec::Row;
@@ -130,7 +130,22 @@ impl Store {
         let db =
             Database::builder().set_cache_size(options.cache_bytes).create_with_backend(medium).map_err(refused)?;
         migrate::run(&db, path)?;
-        Ok(Self {
+        Ok(Self::over(path, db, options))
+    }
+
+    /// Opens a file to look at it: nothing of it is changed, and nothing can be written. It may be a backup on a medium
+    /// that cannot be written.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; [`OpenError::InUse`] while the appliance runs on it.
+    pub fn look(path: &Path) -> Result<Self, OpenError> {
+        let db = glass(path)?;
+        migrate::run(&db, path)?;
+        Ok(Self::over(path, db, Options::default()))
+    }
+
+    fn over(path: &Path, db: Database, options: Options) -> Self {
+        Self {
             inner: Arc::new(Inner {
                 path: path.to_owned(),
                 db: Arc::new(db),
@@ -139,22 +154,7 @@ impl Store {
                 thread: Mutex::new(None),
                 options,
             }),
-        })
-    }
-
-    /// Whether a file holds rows in `table`, found out without writing a byte of it. `false` also for a file that is
-    /// missing, or that only a proper opening can bring in order.
-    ///
-    /// # Errors
-    /// [`OpenError::InUse`] alone.
-    pub fn peek(path: &Path, table: tables::Table) -> Result<bool, OpenError> {
-        let db = match ReadOnlyDatabase::open(path) {
-            Ok(db) => db,
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(OpenError::InUse(path.to_owned())),
-            Err(_) => return Ok(false),
-        };
-        let rows = db.begin_read().ok().and_then(|txn| txn.open_table(table).ok()).and_then(|t| t.len().ok());
-        Ok(rows.is_some_and(|n| n > 0))
+        }
     }
 
     /// Starts the writer thread; until then every change is refused as `shutting_down`.
@@ -302,6 +302,21 @@ impl Store {
             tracing::error!("the writer thread ended by a defect");
         }
     }
+}
+
+/// A file behind glass; what is wrong with it is said in the operator's words.
+fn glass(path: &Path) -> Result<Database, OpenError> {
+    let failed = |cause: String| OpenError::Failed { path: path.to_owned(), cause };
+    let file = std::fs::File::open(path).map_err(|e| failed(e.to_string()))?;
+    if !file.metadata().is_ok_and(|m| m.is_file() && m.len() > 0) {
+        return Err(failed("it is not a data file of the appliance: it is empty".to_owned()));
+    }
+    let refused = |e: redb::DatabaseError| match e {
+        redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
+        other => failed(other.to_string()),
+    };
+    let glass = medium::Glass::new(file).map_err(refused)?;
+    Database::builder().set_cache_size(64 << 20).create_with_backend(glass).map_err(refused)
 }
 
 /// Tells callers what became of their jobs, on the runtime that they wait on. Waking a task from its own runtime costs a

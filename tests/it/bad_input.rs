@@ -286,6 +286,7 @@ async fn ten_megabytes_are_refused_before_they_are_read() {
 async fn bytes_that_are_no_proper_http_end_their_own_connection_only() {
     let server = Server::start_with(|c| {
         c.http.header_timeout = Duration::from_millis(800);
+        c.http.idle_timeout = Duration::from_millis(800);
         c.http.body_timeout = Duration::from_millis(500);
     })
     .await
@@ -516,4 +517,31 @@ async fn beyond_the_limit_connections_are_closed_at_once_and_places_come_back() 
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A phone that heartbeats every five seconds lost its connection each time, because silence between two requests was
+/// held against the deadline of a header; every heartbeat then paid for a handshake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_may_be_silent_between_requests_for_longer_than_a_header_may_take() {
+    let server = Server::start_with(|c| {
+        c.http.header_timeout = Duration::from_millis(300);
+        c.http.idle_timeout = Duration::from_secs(20);
+    })
+    .await
+    .unwrap();
+    let (mut read, mut write) = tokio::io::split(server.endpoint().unwrap().connect().await.unwrap());
+    let mut buffer = [0_u8; 4_096];
+    for _ in 0..2 {
+        write.write_all(b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        write.flush().await.unwrap();
+        let n = read.read(&mut buffer).await.unwrap();
+        assert!(buffer[..n].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..n]));
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    // The deadline of a header that has begun still holds on this very connection.
+    let from = Instant::now();
+    write.write_all(b"GET /health/live HTTP/1.1\r\nhos").await.unwrap();
+    write.flush().await.unwrap();
+    while read.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
+    assert!(from.elapsed() < Duration::from_secs(5), "{:?}", from.elapsed());
 }

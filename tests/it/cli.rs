@@ -170,6 +170,7 @@ async fn a_backup_is_taken_while_it_runs_checked_and_restored_elsewhere() {
     assert_eq!(mode(&backup), 0o600);
     let (_, stderr) = place.ends(&["backup", name], 3);
     assert!(stderr.contains("nothing was changed"));
+    let as_written = std::fs::read(&backup).unwrap();
     let report = json_of(&place.ends(&["verify", name, "--json"], 0).0);
     assert_eq!((&report["sound"], &report["pages"]), (&json!(true), &json!("sound")));
     place.ends(&["audit", "verify", name], 0);
@@ -188,7 +189,12 @@ async fn a_backup_is_taken_while_it_runs_checked_and_restored_elsewhere() {
         let file = file.unwrap();
         std::fs::copy(file.path(), other.path("certs").join(file.file_name())).unwrap();
     }
+    // A backup may lie on a medium that nobody can write: it is looked at, never touched.
+    let mut permissions = std::fs::metadata(&backup).unwrap().permissions();
+    permissions.set_readonly(true);
+    std::fs::set_permissions(&backup, permissions).unwrap();
     other.ends(&["restore", name], 0);
+    assert_eq!(std::fs::read(&backup).unwrap(), as_written, "neither verify nor restore changed the backup");
     assert_eq!(mode(&other.data()), 0o600);
     let running = other.serve();
     let again: Value =

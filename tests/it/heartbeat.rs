@@ -476,6 +476,7 @@ async fn of_several_refusals_the_promised_one_is_answered() {
     for (what, body, expected) in [
         ("JSON", "{", (400, "malformed_json")),
         ("meaning", theirs_and_wrong.as_str(), (422, "invalid_request")),
+        ("declared sensors", incomplete.as_str(), (422, "invalid_request")),
         ("owner", theirs.as_str(), (403, "device_mismatch")),
         ("blocked", calm.as_str(), (423, "device_blocked")),
     ] {

@@ -387,8 +387,9 @@ async fn nonsense_is_answered_and_only_what_cannot_be_text_ends_the_socket() {
     for (nonsense, code) in [
         ("", "malformed_json"),
         ("hello", "malformed_json"),
-        ("[]", "malformed_json"),
-        ("{\"type\":1}", "malformed_json"),
+        ("[]", "invalid_request"),
+        ("{\"type\":1}", "invalid_request"),
+        ("{\"type\":\"ack\",\"type\":\"heartbeat\"}", "invalid_request"),
         (deep.as_str(), "malformed_json"),
         ("{\"type\":\"ack\"}", "invalid_request"),
         ("{\"type\":\"ack\",\"command_id\":\"cmd_x\",\"status\":\"done\"}", "invalid_request"),

@@ -21,7 +21,9 @@ use crate::kernel::clock::Stopwatch;
 /// Each device is locked once, so each gives one measurement.
 const DEVICES_MAX: u32 = 2_000;
 /// In the hostile heartbeat; the echo carries the same text.
-const READINGS: usize = 10;
+const READINGS: usize = 25;
+/// Calm heartbeats of a hundred readings before it.
+const CALM_HEARTBEATS: usize = 4;
 
 pub(super) fn run(settings: Config, args: &BenchArgs) -> Outcome {
     let devices = args.devices.min(DEVICES_MAX);
@@ -71,15 +73,16 @@ async fn measure(place: &Place, yardstick: &tokio::runtime::Runtime) -> Result<s
     let bar = indicatif::ProgressBar::new(place.devices.len() as u64).with_message("locking devices");
     for (n, (id, token)) in place.devices.iter().enumerate() {
         let mut human = Human::new(n as u64);
-        let before: Vec<Reading> = (0..100).map(|_| human.next_reading()).collect();
+        let before: Vec<Reading> = (0..100 * CALM_HEARTBEATS).map(|_| human.next_reading()).collect();
         let mut attack = Attack::new(AttackKind::Mirroring, n as u64, &before);
-        let calm = message(id.as_str(), &before);
         // The readings that give it away: mirrored, used, and nobody holds it.
         let during: Vec<Reading> = (0..READINGS).map(|_| attack.next_reading()).collect();
         let hostile = message(id.as_str(), &during);
         let mut socket = Socket::connect(&ours, token).await.map_err(failed)?;
-        socket.send_heartbeat(&calm).await.map_err(failed)?;
-        wait_for(&mut socket, |frame| matches!(frame, Some(Incoming::HeartbeatAck(_)))).await?;
+        for calm in before.chunks(100) {
+            socket.send_heartbeat(&message(id.as_str(), calm)).await.map_err(failed)?;
+            wait_for(&mut socket, |frame| matches!(frame, Some(Incoming::HeartbeatAck(_)))).await?;
+        }
         let watch = Stopwatch::start();
         socket.send_heartbeat(&hostile).await.map_err(failed)?;
         wait_for(&mut socket, |frame| matches!(frame, Some(Incoming::Command(c)) if c.action == Action::LockSystem))
@@ -131,7 +134,7 @@ fn message(device: &str, readings: &[Reading]) -> serde_json::Value {
             reading
         })
         .collect();
-    json!({ "type": "heartbeat", "device_id": device, "readings": list })
+    json!({ "device_id": device, "readings": list })
 }
 
 async fn wait_for(socket: &mut Socket, wanted: impl Fn(Option<&Incoming>) -> bool) -> Result<(), Failure> {
@@ -140,6 +143,7 @@ async fn wait_for(socket: &mut Socket, wanted: impl Fn(Option<&Incoming>) -> boo
         match tokio::time::timeout(std::time::Duration::from_secs(5), socket.next()).await {
             Ok(Event::Frame(frame)) if wanted(Some(&frame)) => return Ok(()),
             Ok(Event::Odd(_)) if wanted(None) => return Ok(()),
+            Ok(Event::Frame(Incoming::Error(problem))) => return Err(failed(problem)),
             Ok(Event::Closed(code, reason)) => return Err(failed(format!("the socket was closed: {code:?} {reason}"))),
             Ok(_) => {}
             Err(_) => return Err(failed("no answer within five seconds")),

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::bare::{self, Canned};
 use super::median;
@@ -124,7 +127,7 @@ pub(super) fn server_tls(place: &Place) -> Result<Arc<rustls::ServerConfig>, Fai
 /// Requests that are made before the clock runs, so that making them is not measured. No two bodies are alike: a device
 /// that repeats itself is a loop, and would rightly be blocked.
 struct Pool {
-    heads: Vec<String>,
+    heads: Vec<HeaderMap>,
     /// By device: its bodies, in order.
     bodies: Vec<Vec<Bytes>>,
 }
@@ -138,9 +141,12 @@ impl Pool {
         let mut bodies = Vec::new();
         for (n, (id, token)) in place.devices.iter().enumerate() {
             let mut human = Human::new(n as u64);
-            heads.push(format!(
-                "POST /v1/signals/heartbeat HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n"
-            ));
+            let bearer = HeaderValue::try_from(format!("Bearer {token}")).unwrap_or(HeaderValue::from_static(""));
+            heads.push(HeaderMap::from_iter([
+                (HOST, HeaderValue::from_static("localhost")),
+                (AUTHORIZATION, bearer),
+                (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            ]));
             let make = |_| {
                 let mut body = format!("{{\"device_id\":\"{id}\",\"readings\":[");
                 for i in 0..args.readings {
@@ -179,14 +185,12 @@ struct Fleet {
 }
 
 struct Connection {
-    stream: TlsStream<TcpStream>,
+    sender: SendRequest<Full<Bytes>>,
     /// Devices of this connection, in turn; then their next bodies.
     device: usize,
     round: usize,
     first: usize,
     step: usize,
-    input: Vec<u8>,
-    output: Vec<u8>,
 }
 
 impl Fleet {
@@ -197,8 +201,9 @@ impl Fleet {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             let stream = TlsConnector::from(Arc::clone(&tls)).connect(name.clone(), stream).await?;
-            let (input, output) = (Vec::with_capacity(8 << 10), Vec::with_capacity(32 << 10));
-            connections.push(Connection { stream, device: n, round: 0, first: n, step: count as usize, input, output });
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Error::internal)?;
+            tokio::spawn(connection);
+            connections.push(Connection { sender, device: n, round: 0, first: n, step: count as usize });
         }
         Ok(Self { connections })
     }
@@ -246,13 +251,14 @@ impl Connection {
         while watch.elapsed() < turn {
             let (Some(head), Some(bodies)) = (pool.heads.get(self.device), pool.bodies.get(self.device)) else { break };
             let Some(body) = bodies.get(self.round) else { break };
-            self.output.clear();
-            self.output.extend_from_slice(head.as_bytes());
-            self.output.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
-            self.output.extend_from_slice(body);
+            let mut request = Request::new(Full::new(body.clone()));
+            *request.method_mut() = Method::POST;
+            *request.uri_mut() = Uri::from_static("/v1/signals/heartbeat");
+            *request.headers_mut() = head.clone();
             let one = Stopwatch::start();
-            self.stream.write_all(&self.output).await?;
-            let ok = self.answer().await?;
+            let response = self.sender.send_request(request).await.map_err(Error::internal)?;
+            let ok = response.status() == StatusCode::OK;
+            response.into_body().collect().await.map_err(Error::internal)?;
             latencies.saturating_record(u64::try_from(one.elapsed().as_micros()).unwrap_or(u64::MAX));
             refused += u64::from(!ok);
             self.device += self.step;
@@ -262,26 +268,6 @@ impl Connection {
             }
         }
         Ok((self, latencies, refused))
-    }
-
-    /// Reads one answer to its end; says whether it is a 200.
-    async fn answer(&mut self) -> Result<bool, Failure> {
-        self.input.clear();
-        loop {
-            if self.stream.read_buf(&mut self.input).await? == 0 {
-                return Err(Failure::Failed("the server closed a connection".to_owned()));
-            }
-            let Some(end) = self.input.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
-            let head = String::from_utf8_lossy(self.input.get(..end).unwrap_or_default()).to_ascii_lowercase();
-            let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
-            let whole = end + 4 + length.unwrap_or(0);
-            while self.input.len() < whole {
-                if self.stream.read_buf(&mut self.input).await? == 0 {
-                    return Err(Failure::Failed("the server closed a connection".to_owned()));
-                }
-            }
-            return Ok(head.starts_with("http/1.1 200"));
-        }
     }
 }
 

@@ -84,7 +84,7 @@ async fn fill(app: &App, devices: &[(crate::kernel::ids::DeviceId, String)]) -> 
         running.spawn(async move {
             let mut human = Human::new(n as u64);
             let readings = (0..100).map(|_| human.next_reading()).collect();
-            let beat = Heartbeat { seq: None, readings, pointer: |i| format!("/readings/{i}") };
+            let beat = Heartbeat { seq: None, readings };
             let session = entry.device().session.ok_or_else(|| Error::internal("a device without a session"))?;
             services.signals.heartbeat(&entry, session, None, beat, Origin::cli()).await.map(drop)
         });

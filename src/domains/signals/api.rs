@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::engine::{Decision, Extras, Network, Reading, Touch};
 use super::{Answer, Heartbeat, Signals};
-use crate::domains::devices::DeviceEntry;
+use crate::domains::devices::{Device, DeviceEntry};
 use crate::gate::{Context, Json, Params, Query, Reply, Validate};
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::{DeviceId, SignalId};
@@ -160,6 +160,24 @@ impl Validate for HeartbeatRequest {
     fn device_id(&self) -> Option<&DeviceId> {
         Some(&self.device_id)
     }
+
+    /// A declared sensor must be in every reading; one that was not declared is left out, whatever was sent.
+    fn validate_for(&self, device: &Device, wrong: &mut Vec<FieldError>) {
+        let one = self.payload.iter().map(|r| ("/payload".to_owned(), r));
+        let many = self.readings.iter().flatten().enumerate().map(|(i, r)| (format!("/readings/{i}"), r));
+        let declared = device.sensors;
+        for (at, reading) in one.chain(many) {
+            for (name, wanted, there) in [
+                ("accelerometer", declared.accelerometer, reading.accelerometer.is_some()),
+                ("gyroscope", declared.gyroscope, reading.gyroscope.is_some()),
+            ] {
+                if wanted && !there {
+                    let detail = "is required: the device declared this sensor at enrollment".to_owned();
+                    wrong.push(FieldError { pointer: format!("{at}/{name}"), detail });
+                }
+            }
+        }
+    }
 }
 
 impl ReadingBody {
@@ -243,13 +261,9 @@ impl HeartbeatRequest {
     /// The domain's own form. A single reading without a clock is placed by the sender's wall clock, or by ours.
     pub fn into_heartbeat(self, now: Timestamp) -> Heartbeat {
         let t_ms = u64::try_from(self.sent_at.unwrap_or(now).as_millis()).unwrap_or(0);
-        let (readings, pointer): (Vec<Reading>, fn(usize) -> String) = match (self.payload, self.readings) {
-            (Some(one), _) => (vec![one.into_reading(t_ms)], |_| "/payload".to_owned()),
-            (None, many) => {
-                (many.into_iter().flatten().map(|r| r.into_reading(t_ms)).collect(), |i| format!("/readings/{i}"))
-            }
-        };
-        Heartbeat { seq: self.seq, readings, pointer }
+        let one = self.payload.into_iter();
+        let readings = one.chain(self.readings.into_iter().flatten()).map(|r| r.into_reading(t_ms)).collect();
+        Heartbeat { seq: self.seq, readings }
     }
 
     /// What an older client's status message amounts to.

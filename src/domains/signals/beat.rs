@@ -14,7 +14,6 @@ use crate::domains::devices::{self, BlockCause, DeviceEntry, SensorsDeclared};
 use crate::domains::killswitch::{self, NewCommand, Notice, Outgoing};
 use crate::kernel::clock::Stopwatch;
 use crate::kernel::context::Origin;
-use crate::kernel::error::FieldError;
 use crate::kernel::ids::{SessionId, SignalId, TokenId};
 use crate::kernel::{Error, Kind, Refusal, Result, Timestamp};
 use crate::store::tables::{DECISION_STATES, Key};
@@ -27,34 +26,6 @@ pub struct Heartbeat {
     pub seq: Option<u64>,
     /// Oldest first.
     pub readings: Vec<Reading>,
-    /// Where the readings stand in the request, for a message about one of them.
-    pub pointer: fn(usize) -> String,
-}
-
-impl Heartbeat {
-    /// A declared sensor must be in every reading; one that was not declared is left out, whatever was sent.
-    pub(super) fn check_sensors(&self, declared: SensorsDeclared) -> Result<()> {
-        let mut fields = Vec::new();
-        for (i, reading) in self.readings.iter().enumerate() {
-            for (name, wanted, there) in [
-                ("accelerometer", declared.accelerometer, reading.accelerometer.is_some()),
-                ("gyroscope", declared.gyroscope, reading.gyroscope.is_some()),
-            ] {
-                if wanted && !there {
-                    let pointer = format!("{}/{name}", (self.pointer)(i));
-                    fields.push(FieldError {
-                        pointer,
-                        detail: "is required: the device declared this sensor at enrollment".to_owned(),
-                    });
-                }
-            }
-        }
-        if fields.is_empty() {
-            return Ok(());
-        }
-        let detail = "A reading lacks a sensor that the device declared; see errors.";
-        Err(Refusal { fields, ..Refusal::new(Kind::Invalid, "invalid_request", detail) }.into())
-    }
 }
 
 pub(super) struct Job {

@@ -93,27 +93,12 @@ impl Signals {
         Box::new(fold::Folding::new(Arc::clone(&self.inner)))
     }
 
-    /// Takes in one heartbeat and answers when it is durable.
+    /// Takes in one heartbeat and answers when it is durable. That declared sensors are there is checked at the edge: an
+    /// older client's status has none.
     ///
     /// # Errors
-    /// 422 when a declared sensor is missing; 423 `device_blocked`; 409 `seq_replayed`; 503 `overloaded`.
+    /// 423 `device_blocked`; 409 `seq_replayed`; 503 `overloaded`.
     pub async fn heartbeat(
-        &self,
-        entry: &Arc<DeviceEntry>,
-        session: SessionId,
-        jti: Option<TokenId>,
-        beat: Heartbeat,
-        origin: Origin,
-    ) -> Result<Answer> {
-        beat.check_sensors(entry.device().sensors)?;
-        self.status(entry, session, jti, beat, origin).await
-    }
-
-    /// As [`Signals::heartbeat`], but without demanding the declared sensors: what an older client's status amounts to.
-    ///
-    /// # Errors
-    /// 423 `device_blocked`; 503 `overloaded`.
-    pub async fn status(
         &self,
         entry: &Arc<DeviceEntry>,
         session: SessionId,
