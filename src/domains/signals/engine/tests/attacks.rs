@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::agent::motion::{Attack, AttackKind, Human, MotionSource};
-use crate::kernel::clock::Stopwatch;
 
 /// Unoptimised builds look at fewer devices for the sake of time; the promise is the same.
 const DEVICES: u64 = if cfg!(debug_assertions) { 12 } else { 200 };
@@ -149,65 +148,4 @@ fn one_reading_a_second_is_enough_for_what_does_not_need_inertia() {
     for (kind, sorted) in delays {
         println!("  {kind:9}: median {}, max {} readings", sorted[sorted.len() / 2], sorted[sorted.len() - 1]);
     }
-}
-
-/// Not a promise of correctness but of cost; only optimised builds can keep it.
-#[test]
-#[ignore = "measures time: run it in release"]
-fn a_reading_costs_half_a_microsecond() {
-    let policy = Policy::default();
-    let people: Vec<Vec<Reading>> = (0..64)
-        .map(|seed| {
-            let mut human = Human::new(seed);
-            (0..3000).map(|_| human.next_reading()).collect()
-        })
-        .collect();
-    // The costliest client: a new touch, traffic and an overlay with every reading.
-    let busy: Vec<Vec<Reading>> = people
-        .iter()
-        .map(|readings| {
-            let full = |(i, r): (usize, &Reading)| Reading {
-                touch: touch(i as u64),
-                network: Some(Network { rx_bytes: i as u64 * 7, tx_bytes: 90, rtt_ms: 14.0, connections: 4 }),
-                overlay: Some(0.6),
-                ..r.clone()
-            };
-            readings.iter().enumerate().map(full).collect()
-        })
-        .collect();
-    for (name, devices) in [("people", &people), ("people", &people), ("everything in every reading", &busy)] {
-        let mut engines: Vec<DeviceEngine> = devices.iter().map(|_| DeviceEngine::new(Sensors::default())).collect();
-        let watch = Stopwatch::start();
-        for chunk in 0..30 {
-            for (engine, readings) in engines.iter_mut().zip(devices) {
-                for r in &readings[chunk * 100..chunk * 100 + 100] {
-                    engine.push(r);
-                }
-            }
-        }
-        let push_ns = watch.elapsed().as_nanos() as f64 / (64.0 * 3000.0);
-        let watch = Stopwatch::start();
-        let mut total = 0;
-        for _ in 0..1000 {
-            for engine in &engines {
-                total += u32::from(std::hint::black_box(engine).assess(&policy).score.points());
-            }
-        }
-        let assess_ns = watch.elapsed().as_nanos() as f64 / 64_000.0;
-        println!("{name}: {push_ns:.0} ns a push, {assess_ns:.0} ns an assessment ({total})");
-    }
-    let mut bytes = Vec::new();
-    let watch = Stopwatch::start();
-    for r in people.iter().flatten() {
-        r.encode(&mut bytes);
-    }
-    let encode_ns = watch.elapsed().as_nanos() as f64 / (64.0 * 3000.0);
-    let mut input = bytes.as_slice();
-    let watch = Stopwatch::start();
-    let mut count = 0;
-    while Reading::decode(&mut input).is_ok() {
-        count += 1;
-    }
-    let decode_ns = watch.elapsed().as_nanos() as f64 / f64::from(count);
-    println!("a reading: {encode_ns:.0} ns to write, {decode_ns:.0} ns to read, {} B", bytes.len() / 192_000);
 }
