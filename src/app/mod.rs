@@ -27,7 +27,7 @@ use crate::domains::{Services, audit};
 use crate::gate::{Gate, GateSettings, routes};
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Clock, Error, Random, Result, limits};
-use crate::net::http::{Deadlines, Drain, Settings};
+use crate::net::http::{Deadlines, Drain, Lanes, Settings};
 use crate::net::limits::Connections;
 use crate::net::{Service, http, tls};
 use crate::observe::Metrics;
@@ -65,11 +65,11 @@ pub struct App {
     pub services: Arc<Services>,
     /// Where the doors are.
     pub addresses: Addresses,
-    gate: Arc<Gate>,
     store: Store,
     public: Drain,
     internal: Drain,
     failed: Arc<Notify>,
+    lanes: Lanes,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     control: Option<control::Listener>,
 }
@@ -243,6 +243,8 @@ impl Service for InternalDoor {
 }
 
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// Threads that serve connections: one for each processor, within reason.
+const LANES_MAX: usize = 64;
 
 impl App {
     /// Opens the place (setting it up when it is empty), builds the services and opens the doors.
@@ -293,9 +295,12 @@ impl App {
         let (internal_listener, internal_address) = listen(config.internal.listen).await?;
         let plain = Settings { deadlines, tls: None, connections: connections.clone() };
         let secure = Settings { deadlines, tls: Some(Arc::new(tls)), connections };
+        let lane_count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(LANES_MAX);
+        let door = PublicDoor(Arc::clone(&gate));
+        let http_listener = http_listener.into_std().map_err(Error::internal)?;
+        let lanes = Lanes::start(&http_listener, lane_count, &secure, &door, &public).map_err(Error::internal)?;
         let sweeper = Arc::clone(&gate);
         let tasks = vec![
-            tokio::spawn(http::serve(http_listener, secure, PublicDoor(Arc::clone(&gate)), public.clone())),
             tokio::spawn(http::serve(internal_listener, plain, InternalDoor(Arc::clone(&gate)), internal.clone())),
             tokio::spawn(async move {
                 loop {
@@ -308,7 +313,7 @@ impl App {
         let operator = control::Operator { services: Arc::clone(&services), keys, sealing, clock, random };
         let control = control::Listener::open(&place.control_socket(), operator)?;
         let addresses = Addresses { http: http_address, internal: internal_address };
-        Ok(Self { services, addresses, gate, store, public, internal, failed, tasks, control: Some(control) })
+        Ok(Self { services, addresses, store, public, internal, failed, lanes, tasks, control: Some(control) })
     }
 
     /// Resolves when the disk has failed: the process should end then, so that the next start reads the medium anew.
@@ -330,9 +335,12 @@ impl App {
             // Until it is gone it holds the data file open, and the next start would find it in use.
             let _ = task.await;
         }
-        self.gate.sweep();
-        let store = self.store.clone();
-        let stopped = tokio::task::spawn_blocking(move || store.stop()).await.is_ok();
+        let (store, lanes) = (self.store.clone(), self.lanes);
+        let stop = move || {
+            lanes.join();
+            store.stop();
+        };
+        let stopped = tokio::task::spawn_blocking(stop).await.is_ok();
         drained && stopped
     }
 }

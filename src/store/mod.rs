@@ -171,7 +171,6 @@ impl Store {
             options: self.inner.options,
             clock: parts.clock,
             next_block,
-            finisher: finisher(),
             observer: parts.observer,
             on_failure: Box::new(move |cause| {
                 tracing::error!(
@@ -317,21 +316,6 @@ fn glass(path: &Path) -> Result<Database, OpenError> {
     };
     let glass = medium::Glass::new(file).map_err(refused)?;
     Database::builder().set_cache_size(64 << 20).create_with_backend(glass).map_err(refused)
-}
-
-/// Tells callers what became of their jobs, on the runtime that they wait on. Waking a task from its own runtime costs a
-/// fraction of waking it from outside, and the writer goes on with the next batch meanwhile. Without a runtime (the
-/// command line) the writer tells them itself.
-fn finisher() -> Option<writer::Finisher> {
-    let runtime = tokio::runtime::Handle::try_current().ok()?;
-    // Never longer than the bounded queue that its jobs came from and the callers that wait for them.
-    let (sender, mut finished) = tokio::sync::mpsc::unbounded_channel::<(Vec<Box<dyn Job>>, Fate)>();
-    runtime.spawn(async move {
-        while let Some((jobs, fate)) = finished.recv().await {
-            jobs.into_iter().for_each(|job| job.finish(fate));
-        }
-    });
-    Some(sender)
 }
 
 fn shutting_down() -> Refusal {

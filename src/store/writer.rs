@@ -66,9 +66,6 @@ pub struct WriterState {
 /// Hears how long each commit took, for the metrics.
 pub type CommitObserver = Arc<dyn Fn(Duration, usize) + Send + Sync>;
 
-/// Where finished jobs go.
-pub(super) type Finisher = tokio::sync::mpsc::UnboundedSender<(Vec<Box<dyn Job>>, Fate)>;
-
 pub(super) struct Writer {
     pub db: Arc<Database>,
     pub queue: Receiver<Box<dyn Job>>,
@@ -77,7 +74,6 @@ pub(super) struct Writer {
     pub options: Options,
     pub clock: Clock,
     pub next_block: u64,
-    pub finisher: Option<Finisher>,
     pub observer: Option<CommitObserver>,
     pub on_failure: Box<dyn Fn(&str) + Send>,
 }
@@ -114,7 +110,7 @@ impl Writer {
             let jobs = changes.len() + signals.len();
             self.state.queued.fetch_sub(jobs as u64, Ordering::Relaxed);
             if self.state.failed.load(Ordering::Acquire) {
-                self.finish(&mut changes, &mut signals, Fate::Unknown);
+                finish(&mut changes, &mut signals, Fate::Unknown);
                 continue;
             }
             match self.commit_batch(&mut changes, &mut signals, buffer, idle) {
@@ -123,7 +119,7 @@ impl Writer {
                     self.state.failed.store(true, Ordering::Release);
                     (self.on_failure)(&cause.to_string());
                     buffer = Vec::new();
-                    self.finish(&mut changes, &mut signals, Fate::Unknown);
+                    finish(&mut changes, &mut signals, Fate::Unknown);
                 }
             }
             if self.state.stopping.load(Ordering::Acquire) && self.state.queued.load(Ordering::Acquire) == 0 {
@@ -177,7 +173,7 @@ impl Writer {
         if tx.is_empty() {
             drop(tx);
             txn.abort().map_err(Error::internal)?;
-            self.finish(changes, signals, Fate::Committed);
+            finish(changes, signals, Fate::Committed);
             return Ok(Vec::new());
         }
         let (after, buffer, has_block) = tx.close(self.clock.now().as_millis())?;
@@ -192,23 +188,9 @@ impl Writer {
             }
         }
         after.into_iter().for_each(|f| f());
-        self.finish(changes, signals, Fate::Committed);
+        finish(changes, signals, Fate::Committed);
         self.count(watch.elapsed(), jobs);
         Ok(buffer)
-    }
-
-    /// Sends the jobs on their way to their callers.
-    fn finish(&self, changes: &mut Vec<Box<dyn Job>>, signals: &mut Vec<Box<dyn Job>>, fate: Fate) {
-        let jobs: Vec<_> = changes.drain(..).chain(signals.drain(..)).collect();
-        let jobs = match &self.finisher {
-            Some(finisher) => match finisher.send((jobs, fate)) {
-                Ok(()) => return,
-                // The runtime has ended before the store: nobody is left to wake there, but a job still hears its fate.
-                Err(back) => back.0.0,
-            },
-            None => jobs,
-        };
-        jobs.into_iter().for_each(|job| job.finish(fate));
     }
 
     /// The second run of a change whose batch was spoiled.
@@ -255,4 +237,9 @@ impl Writer {
             observer(took, jobs);
         }
     }
+}
+
+/// Tells the callers what became of their jobs.
+fn finish(changes: &mut Vec<Box<dyn Job>>, signals: &mut Vec<Box<dyn Job>>, fate: Fate) {
+    changes.drain(..).chain(signals.drain(..)).for_each(|job| job.finish(fate));
 }
