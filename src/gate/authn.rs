@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use hyper::header::{AUTHORIZATION, HeaderMap};
+
 use super::context::{Caller, DeviceCaller, UserCaller, unauthenticated};
 use super::limiter::Limiter;
 use crate::crypto::sha256;
@@ -10,6 +12,12 @@ use crate::domains::Services;
 use crate::domains::devices::DeviceEntry;
 use crate::domains::iam::{AccessClaims, EndCause, SessionEntry};
 use crate::kernel::{Clock, Error, Kind, Refusal, Result, Timestamp};
+
+/// The credential of a scheme in `Authorization`; schemes are case-insensitive (RFC 9110, section 11.1).
+pub(super) fn credential<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
+    let (given, credential) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    given.eq_ignore_ascii_case(scheme).then(|| credential.trim_start())
+}
 
 /// Tokens that are remembered. A genuine token beyond that is checked anew on every request: slower, never wrong.
 const REMEMBERED_MAX: usize = 262_144;

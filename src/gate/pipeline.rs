@@ -12,7 +12,7 @@ use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 
 use super::answer::Answer;
-use super::authn::Authenticator;
+use super::authn::{Authenticator, credential};
 use super::body::Input;
 use super::context::{Caller, Context, unauthenticated};
 use super::cors;
@@ -214,7 +214,7 @@ impl Gate {
             metrics: Arc::clone(&self.metrics),
             draining: self.drain.has_started(),
             accept: header("accept").map(str::to_owned),
-            enrollment: header("authorization").and_then(|v| v.strip_prefix("Enrollment ")).map(str::to_owned),
+            enrollment: credential(&parts.headers, "Enrollment").map(str::to_owned),
             cookie: header("cookie").and_then(refresh_cookie).map(str::to_owned),
             idempotency_key: header("idempotency-key").map(str::to_owned),
             rate: Arc::clone(&rate),
@@ -225,7 +225,7 @@ impl Gate {
     }
 
     fn authenticate(&self, access: Access, headers: &HeaderMap, facts: &Facts) -> Result<Caller, Problem> {
-        let bearer = headers.get("authorization").and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
+        let bearer = credential(headers, "Bearer");
         match (access, bearer) {
             (Access::Public(_), _) | (Access::OptionalUser(_), None) => Ok(Caller::Public),
             (_, Some(token)) => Ok(self.authenticator.caller(token, facts.ip)?),

@@ -9,6 +9,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::authn::credential;
 use super::context::check_acting;
 use super::device_socket::{DeviceSocket, Mode};
 use super::pipeline::{Facts, Gate, check_rate};
@@ -43,7 +44,7 @@ pub(super) async fn upgrade(
     let accept = derive_accept_key(key.as_bytes());
     let offered = protocols(headers);
     let chosen = PROTOCOLS.iter().copied().find(|p| offered.first() == Some(p));
-    let bearer = headers.get("authorization").and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
+    let bearer = credential(headers, "Bearer");
     let token = chosen.and(offered.get(1).copied()).or(bearer).map(str::to_owned);
     if gate.drain.has_started() {
         let detail = "The appliance is shutting down. Try again in a moment.";

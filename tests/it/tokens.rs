@@ -187,6 +187,11 @@ async fn a_token_counts_only_as_a_bearer_in_the_header() -> Done {
         assert_eq!(answer.status, 401, "{value}");
         assert!(header(&answer, "www-authenticate").starts_with("Bearer"));
     }
+    // The scheme's name is case-insensitive (RFC 9110, section 11.1).
+    for value in [format!("bearer {token}"), format!("BEARER  {token}")] {
+        let path = "/v1/audit/logs?device_id=BR-1";
+        assert_eq!(client.request(Method::GET, path, &[("authorization", &value)], "".into()).await?.status, 200);
+    }
     for name in ["access_token", "token", "authorization", "bearer"] {
         let path = format!("/v1/audit/logs?device_id=BR-1&{name}={token}");
         assert_eq!(client.get(&path, None).await?.status, 401, "?{name}=");
