@@ -133,7 +133,8 @@ impl Gate {
         let facts = self.facts(&request, peer);
         let mut extras = Extras::default();
         let origin = request.headers().get(hyper::header::ORIGIN).cloned();
-        if let Some(answer) = cors::preflight(&self.settings.allowed_origins, &request) {
+        if let Some(mut answer) = cors::preflight(&self.settings.allowed_origins, &request) {
+            self.finish(&mut answer, &facts, &extras);
             return answer;
         }
         let (row, response) = match router.find(request.method().as_str(), request.uri().path()) {

@@ -545,3 +545,20 @@ async fn a_connection_may_be_silent_between_requests_for_longer_than_a_header_ma
     while read.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
     assert!(from.elapsed() < Duration::from_secs(5), "{:?}", from.elapsed());
 }
+
+/// A page may read answers, and ask beforehand, only when the configuration names its origin.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_pages_of_configured_origins_may_read_answers() {
+    let server = Server::start_with(|c| c.http.allowed_origins = vec!["https://ok.example".to_owned()]).await.unwrap();
+    let mut client = server.client().unwrap();
+    for (origin, status, allowed) in [("https://ok.example", 204, true), ("https://bad.example", 405, false)] {
+        let asks = [("origin", origin), ("access-control-request-method", "GET")];
+        let answer = client.request(Method::OPTIONS, "/v1/devices", &asks, Bytes::new()).await.unwrap();
+        assert_eq!(answer.status, status, "{origin}");
+        assert!(answer.headers.contains_key("strict-transport-security"), "as on every response");
+        assert_eq!(answer.headers.contains_key("access-control-allow-methods"), allowed, "{origin}");
+        let read = client.request(Method::GET, "/health/live", &[("origin", origin)], Bytes::new()).await.unwrap();
+        let named = read.headers.get("access-control-allow-origin").is_some_and(|v| v == origin);
+        assert_eq!(named, allowed, "{origin}");
+    }
+}
