@@ -16,8 +16,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::config::{Config, Paywall, TlsVersion};
-use crate::crypto::SealingKey;
 use crate::crypto::keyring::KeyRing;
+use crate::crypto::{SealingKey, password};
 use crate::domains::devices::Devices;
 use crate::domains::iam::{self, FirstSecrets, Iam};
 use crate::domains::killswitch::{CloseReason, KillSwitch};
@@ -50,12 +50,18 @@ pub struct Environment {
     pub clock: Clock,
     /// Chance.
     pub random: Random,
+    /// What a password hash may cost; `None`: measured at the first start.
+    pub password_cost: Option<password::Params>,
 }
 
 impl Environment {
     /// The machine's own.
     pub const fn system() -> Self {
-        Self { clock: Clock::System, random: Random::System }
+        Self { clock: Clock::System, random: Random::System, password_cost: None }
+    }
+
+    fn password_cost(&self) -> password::Params {
+        self.password_cost.unwrap_or_default()
     }
 }
 
@@ -117,7 +123,7 @@ pub fn open(config: &Config, env: &Environment, set_up: bool) -> Result<Opened> 
     // A writer of its own, because the real one needs the services, which need the keys that this makes.
     store.start(WriterParts::plain(env.clock.clone()))?;
     let again = place.sealing_key_or_new(&env.random)?;
-    let first = iam::set_up(&store, again, &env.clock, &env.random)?;
+    let first = iam::set_up(&store, again, env.password_cost(), &env.clock, &env.random)?;
     store.stop();
     drop(store);
     let store = Store::open(&place.data, options(config), false).map_err(Error::internal)?;
@@ -161,7 +167,9 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         Some(name) => Some(tenant_named(&store, name)?),
         None => None,
     };
+    let tenants = Tenants::rebuild(store.clone())?;
     let iam = Iam::rebuild(iam::Parts {
+        tenants: tenants.clone(),
         devices: devices.clone(),
         killswitch: killswitch.clone(),
         keys: keys.clone(),
@@ -193,7 +201,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         on_failure: Box::new(move |_| tell.notify_one()),
     })?;
     let services = Arc::new(Services {
-        tenants: Tenants::new(store.clone()),
+        tenants,
         audit: audit::Audit::new(store.clone()),
         iam,
         devices,

@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::value::{Choice, Kind, Network, Secret, SubjectName};
+use super::value::{Choice, Kind, Secret, SubjectName};
 use super::{Config, LogFormat, LogLevel, Paywall, TlsVersion};
+use crate::kernel::network::Network;
 
 /// One setting.
 pub struct Key {

@@ -20,7 +20,7 @@ use std::time::Duration;
 pub use keys::{KEYS, Key, OTHER_VARIABLES, VARIABLE_PREFIX, reference};
 pub use load::{FILE_BYTES_MAX, Loaded, SEARCH, Sources};
 pub use report::{ConfigErrors, Effective, Place, Problem};
-pub use value::{Kind, MASK, Network, Secret, SubjectName, Value};
+pub use value::{Kind, MASK, Secret, SubjectName, Value};
 
 /// Everything an administrator can choose. Made by [`Config::load`]; never changes while the process lives.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ pub struct Http {
     /// Open connections of one client address.
     pub connections_per_address: usize,
     /// Proxies whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<Network>,
+    pub trusted_proxies: Vec<crate::kernel::network::Network>,
     /// Lower case, without the scheme's own port, as browsers send them; empty: CORS is off.
     pub allowed_origins: Vec<String>,
     /// For a TLS handshake, and for a request's header.

@@ -11,6 +11,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::Config;
+use crate::kernel::network::Network;
 
 /// Characters of a text, a path or a list's element.
 const TEXT_CHARS_MAX: usize = 1024;
@@ -42,65 +43,6 @@ impl fmt::Debug for Secret {
 
 /// What stands in place of a secret.
 pub const MASK: &str = "***";
-
-/// An address with a prefix length; a lone address is the network of that address only.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Network {
-    address: IpAddr,
-    prefix_bits: u8,
-}
-
-impl Network {
-    /// Whether `address` lies in this network. An IPv4 address written as IPv6 (`::ffff:a.b.c.d`) counts as IPv4.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(net), IpAddr::V4(a)) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_bits)).unwrap_or(0);
-                net.to_bits() == a.to_bits() & mask
-            }
-            (IpAddr::V6(net), IpAddr::V6(a)) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix_bits)).unwrap_or(0);
-                net.to_bits() == a.to_bits() & mask
-            }
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix_bits)
-    }
-}
-
-impl FromStr for Network {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{} is not an address or a network", quoted(text));
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let address = address.parse::<IpAddr>().map_err(|_| bad())?;
-        let bits_max = if address.is_ipv4() { 32 } else { 128 };
-        let prefix_bits = match prefix {
-            None => bits_max,
-            Some(p) if !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()) => p.parse().map_err(|_| bad())?,
-            Some(_) => return Err(bad()),
-        };
-        if prefix_bits > bits_max {
-            return Err(bad());
-        }
-        let network = Self { address, prefix_bits };
-        // 10.0.0.1/8 is as likely a slip for /32 as for 10.0.0.0/8, and the two trust very different machines.
-        if network.contains(address) {
-            Ok(network)
-        } else {
-            Err(format!(
-                "{} has bits behind its prefix: write the network's first address, or /{bits_max}",
-                quoted(text)
-            ))
-        }
-    }
-}
 
 /// A further name under which clients reach the appliance; it goes into the server certificate.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -363,7 +305,9 @@ impl Kind {
                 }
                 set(config, Secret::from(t.as_str()));
             }
-            (Self::Networks(set), Value::List(l)) => set(config, each(l, Network::from_str)?),
+            (Self::Networks(set), Value::List(l)) => {
+                set(config, each(l, |t: &str| Network::from_str(t).map_err(|e| format!("{} {e}", quoted(t))))?)
+            }
             (Self::Origins(set), Value::List(l)) => set(config, each(l, web_origin)?),
             (Self::Names(set), Value::List(l)) => set(config, each(l, SubjectName::from_str)?),
             (Self::Networks(_) | Self::Origins(_) | Self::Names(_), Value::Text(_)) => {

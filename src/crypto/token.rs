@@ -2,7 +2,7 @@
 //!
 //! Only a token's hash is stored. The bits are random, so a plain SHA-256 is enough; it covers the prefix, so a token of
 //! one kind never matches the hash of another. The prefix also lets secret scanners find a token that leaked.
-//! Knows nothing of sessions, expiry or rotation.
+//! Knows nothing of sessions, expiry or rotation. API keys have a form of their own, by which they are found.
 
 use std::fmt;
 
@@ -15,24 +15,18 @@ use crate::kernel::Random;
 /// What a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenKind {
-    /// A refresh token.
-    Refresh,
     /// An enrollment token.
     Enrollment,
-    /// An API key.
-    ApiKey,
-    /// An instance token.
-    Instance,
+    /// An invitation or a password reset: works once.
+    Link,
 }
 
 impl TokenKind {
     /// What a token of this kind begins with.
     pub const fn prefix(self) -> &'static str {
         match self {
-            Self::Refresh => "brr_",
             Self::Enrollment => "bre_",
-            Self::ApiKey => "bra_",
-            Self::Instance => "bri_",
+            Self::Link => "brl_",
         }
     }
 }
@@ -99,29 +93,28 @@ mod tests {
     #[test]
     fn a_token_is_read_back_only_as_what_it_is() {
         let random = Random::seeded(1);
-        let token = OpaqueToken::generate(TokenKind::Refresh, &random);
+        let token = OpaqueToken::generate(TokenKind::Link, &random);
         assert_eq!(token.expose().len(), 47);
-        let read = OpaqueToken::parse(TokenKind::Refresh, token.expose()).unwrap();
+        let read = OpaqueToken::parse(TokenKind::Link, token.expose()).unwrap();
         assert!(read.matches(&token.hash()));
         assert!(OpaqueToken::parse(TokenKind::Enrollment, token.expose()).is_none());
-        assert!(!OpaqueToken::generate(TokenKind::Refresh, &random).matches(&token.hash()));
-        assert_eq!(format!("{token:?}"), "brr_***");
+        assert!(!OpaqueToken::generate(TokenKind::Link, &random).matches(&token.hash()));
+        assert_eq!(format!("{token:?}"), "brl_***");
     }
 
     #[test]
     fn the_same_bits_of_another_kind_are_another_token() {
-        let hashes = [TokenKind::Refresh, TokenKind::Enrollment, TokenKind::ApiKey, TokenKind::Instance]
-            .map(|kind| OpaqueToken::from_bits(kind, &[7; 32]).hash());
-        assert_eq!(std::collections::HashSet::from(hashes).len(), 4);
+        let hashes = [TokenKind::Link, TokenKind::Enrollment].map(|kind| OpaqueToken::from_bits(kind, &[7; 32]).hash());
+        assert_eq!(std::collections::HashSet::from(hashes).len(), 2);
     }
 
     #[test]
     fn a_token_has_one_spelling() {
-        let text = OpaqueToken::from_bits(TokenKind::Refresh, &[0; 32]).expose().to_owned();
-        let stray_bits = format!("brr_{}B", "A".repeat(42));
+        let text = OpaqueToken::from_bits(TokenKind::Link, &[0; 32]).expose().to_owned();
+        let stray_bits = format!("brl_{}B", "A".repeat(42));
         let upper = text.to_uppercase();
-        for bad in ["", "brr_", &text[..46], &stray_bits, &format!("{text}="), &format!("{text}\n"), &upper] {
-            assert!(OpaqueToken::parse(TokenKind::Refresh, bad).is_none(), "{bad}");
+        for bad in ["", "brl_", &text[..46], &stray_bits, &format!("{text}="), &format!("{text}\n"), &upper] {
+            assert!(OpaqueToken::parse(TokenKind::Link, bad).is_none(), "{bad}");
         }
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use hyper::header::{AUTHORIZATION, HeaderMap};
 
-use super::context::{Caller, DeviceCaller, UserCaller, unauthenticated};
+use super::context::{Caller, DeviceCaller, MachineCaller, UserCaller, unauthenticated};
 use super::limiter::Limiter;
 use crate::crypto::sha256;
 use crate::domains::Services;
 use crate::domains::devices::DeviceEntry;
-use crate::domains::iam::{AccessClaims, EndCause, SessionEntry};
+use crate::domains::iam::{AccessClaims, EndCause, KeyKind, SessionEntry, UserEntry};
+use crate::domains::tenants::TenantEntry;
 use crate::kernel::{Clock, Error, Kind, Refusal, Result, Timestamp};
 
 /// The credential of a scheme in `Authorization`; schemes are case-insensitive (RFC 9110, section 11.1).
@@ -19,13 +20,24 @@ pub(super) fn credential<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a
     given.eq_ignore_ascii_case(scheme).then(|| credential.trim_start())
 }
 
+type Belongings = (Arc<SessionEntry>, Arc<TenantEntry>, Option<Arc<DeviceEntry>>);
+
 /// Tokens that are remembered. A genuine token beyond that is checked anew on every request: slower, never wrong.
 const REMEMBERED_MAX: usize = 262_144;
 
 struct Remembered {
     caller: Caller,
     session: Arc<SessionEntry>,
+    /// The person behind a person's token.
+    user: Option<Arc<UserEntry>>,
     expires_at: Timestamp,
+}
+
+impl Remembered {
+    fn is_over(&self, now: Timestamp) -> bool {
+        let shut_out = self.user.as_ref().is_some_and(|u| u.is_disabled());
+        now >= self.expires_at || self.session.ended().is_some() || shut_out
+    }
 }
 
 /// Checks credentials.
@@ -53,7 +65,7 @@ impl Authenticator {
             Some(remembered) => remembered,
             None => self.check(token, hash, ip, now)?,
         };
-        if now >= remembered.expires_at || remembered.session.ended().is_some() {
+        if remembered.is_over(now) {
             self.tokens.pin().remove(&hash);
             return Err(unauthenticated().into());
         }
@@ -71,35 +83,75 @@ impl Authenticator {
             tracing::debug!(%ip, reason = %e, "an access token was refused");
             failed(&self.limiter)
         })?;
-        let (session, device) = self.belongings(&claims).ok_or_else(|| failed(&self.limiter))?;
+        let (session, tenant, device) = self.belongings(&claims).ok_or_else(|| failed(&self.limiter))?;
         if session.ended().is_some() {
             return Err(unauthenticated().into());
         }
-        let caller = match device {
-            Some(entry) => Caller::Device(DeviceCaller { entry, session: Arc::clone(&session), jti: claims.jti }),
+        let jti = claims.jti;
+        let (caller, user) = match device {
+            Some(entry) => {
+                let device = DeviceCaller { entry, session: Arc::clone(&session), jti, tenant };
+                (Caller::Device(Arc::new(device)), None)
+            }
             None => {
-                let scope = claims.scope.as_str().into();
-                Caller::User(UserCaller { session: Arc::clone(&session), jti: claims.jti, scope })
+                let user = self.services.iam.user_entry(claims.user).ok_or_else(unauthenticated)?;
+                let caller = UserCaller { session: Arc::clone(&session), user: Arc::clone(&user), jti, tenant };
+                (Caller::User(Arc::new(caller)), Some(user))
             }
         };
-        let remembered = Arc::new(Remembered { caller, session, expires_at: claims.expires_at });
+        let remembered = Arc::new(Remembered { caller, session, user, expires_at: claims.expires_at });
+        if remembered.is_over(now) {
+            return Err(unauthenticated().into());
+        }
         if self.tokens.len() < REMEMBERED_MAX {
             self.tokens.pin().insert(hash, Arc::clone(&remembered));
         }
         Ok(remembered)
     }
 
-    /// The living session and device that genuine claims speak of.
-    fn belongings(&self, claims: &AccessClaims) -> Option<(Arc<SessionEntry>, Option<Arc<DeviceEntry>>)> {
+    /// The session, tenant and device that genuine claims speak of, if they are still there.
+    fn belongings(&self, claims: &AccessClaims) -> Option<Belongings> {
         let session = self.services.iam.session(claims.session)?;
         if session.tenant != claims.tenant || session.user != claims.user || session.device != claims.device {
             return None;
         }
+        let tenant = self.services.tenants.entry(claims.tenant)?;
         let device = match &claims.device {
             Some(id) => Some(self.services.devices.entry(claims.tenant, id)?),
             None => None,
         };
-        Some((session, device))
+        Some((session, tenant, device))
+    }
+
+    /// The program with this API key or instance token.
+    ///
+    /// # Errors
+    /// 401 for anything but a living one; 403 `address_not_allowed` from elsewhere than it may be used; 429 when the
+    /// network has failed too often.
+    pub fn machine(&self, text: &str, ip: IpAddr) -> Result<Caller> {
+        let now = self.clock.now();
+        self.check_budget(ip, now)?;
+        let found = self.services.iam.api_key(text).and_then(|key| {
+            let tenant = self.services.tenants.entry(key.tenant)?;
+            let maker = match key.kind {
+                // A key acts for its maker, and falls silent with them.
+                KeyKind::Api => {
+                    Some(self.services.iam.user_entry(key.created_by()).filter(|maker| !maker.is_disabled())?)
+                }
+                KeyKind::Instance => None,
+            };
+            Some(MachineCaller { key, maker, tenant })
+        });
+        let Some(machine) = found else {
+            self.limiter.auth_failed(ip, now);
+            return Err(unauthenticated().into());
+        };
+        if !machine.key.admits(ip) {
+            let detail = "This key may not be used from this address.";
+            return Err(Refusal::new(Kind::Forbidden, "address_not_allowed", detail).into());
+        }
+        machine.key.touch(ip, now);
+        Ok(Caller::Machine(Arc::new(machine)))
     }
 
     /// 429 when this network has failed too often in the last minute: a forged token costs a signature check.
@@ -118,22 +170,18 @@ impl Authenticator {
     ///
     /// # Errors
     /// As [`Authenticator::caller`].
-    pub fn socket_caller(&self, token: &str, ip: IpAddr) -> Result<(DeviceCaller, bool)> {
+    pub fn socket_caller(&self, token: &str, ip: IpAddr) -> Result<(Arc<DeviceCaller>, bool)> {
         match self.caller(token, ip) {
             Ok(Caller::Device(device)) => return Ok((device, true)),
-            Ok(Caller::User(_) | Caller::Public) => return Err(unauthenticated().into()),
+            Ok(_) => return Err(unauthenticated().into()),
             Err(Error::Refused(refusal)) if refusal.kind == Kind::Unauthenticated => {}
             Err(other) => return Err(other),
         }
         self.check_budget(ip, self.clock.now())?;
         let refused = || Error::from(unauthenticated());
         let claims = self.services.iam.verify_access_even_expired(token).map_err(|_| refused())?;
-        let id = claims.device.clone().ok_or_else(refused)?;
-        let entry = self.services.devices.entry(claims.tenant, &id).ok_or_else(refused)?;
-        let session = self.services.iam.session(claims.session).ok_or_else(refused)?;
-        if session.device.as_ref() != Some(&id) || session.tenant != claims.tenant {
-            return Err(refused());
-        }
+        let (session, tenant, device) = self.belongings(&claims).ok_or_else(refused)?;
+        let entry = device.ok_or_else(refused)?;
         let reachable = match session.ended() {
             None => entry.is_blocked(),
             Some(EndCause::RefreshReused | EndCause::Revoked) => true,
@@ -142,12 +190,12 @@ impl Authenticator {
         if !reachable {
             return Err(refused());
         }
-        Ok((DeviceCaller { entry, session, jti: claims.jti }, false))
+        Ok((Arc::new(DeviceCaller { entry, session, jti: claims.jti, tenant }), false))
     }
 
     /// Forgets tokens that have expired or whose session has ended.
     pub fn sweep(&self) {
         let now = self.clock.now();
-        self.tokens.pin().retain(|_, r| now < r.expires_at && r.session.ended().is_none());
+        self.tokens.pin().retain(|_, r| !r.is_over(now));
     }
 }

@@ -7,8 +7,9 @@ use super::limiter::Limiter;
 use super::route::{Access, DeviceRule};
 use crate::domains::Services;
 use crate::domains::devices::DeviceEntry;
-use crate::domains::iam::{Permission, SessionEntry};
+use crate::domains::iam::{ApiKeyEntry, Binding, Permission, PermissionSet, SessionEntry, UserEntry};
 use crate::domains::signals::device_blocked;
+use crate::domains::tenants::TenantEntry;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, TenantId, TokenId, UserId};
 use crate::kernel::rate::Decision;
@@ -16,20 +17,20 @@ use crate::kernel::{Clock, Error, Kind, Refusal, Result, Timestamp};
 use crate::observe::Metrics;
 
 /// A person.
-#[derive(Clone)]
 pub struct UserCaller {
     /// The session behind the token.
     pub session: Arc<SessionEntry>,
+    /// The live side of the person.
+    pub user: Arc<UserEntry>,
     /// The token's id.
     pub jti: TokenId,
-    /// Space-separated permissions, as the token says.
-    pub(super) scope: Arc<str>,
+    pub(super) tenant: Arc<TenantEntry>,
 }
 
 impl UserCaller {
-    /// Whether the token carries the permission.
+    /// Whether the person may do this at this moment, whatever the token said when it was made.
     pub fn may(&self, permission: Permission) -> bool {
-        self.scope.split(' ').any(|s| s == permission.name())
+        self.user.may(permission)
     }
 
     /// The person.
@@ -39,7 +40,6 @@ impl UserCaller {
 }
 
 /// An enrolled device.
-#[derive(Clone)]
 pub struct DeviceCaller {
     /// Its live entry.
     pub entry: Arc<DeviceEntry>,
@@ -47,6 +47,24 @@ pub struct DeviceCaller {
     pub session: Arc<SessionEntry>,
     /// The token's id.
     pub jti: TokenId,
+    pub(super) tenant: Arc<TenantEntry>,
+}
+
+/// A program with an API key or an instance token.
+pub struct MachineCaller {
+    /// Its credential.
+    pub key: Arc<ApiKeyEntry>,
+    /// Who made an API key: it never may what they may not.
+    pub(super) maker: Option<Arc<UserEntry>>,
+    pub(super) tenant: Arc<TenantEntry>,
+}
+
+impl MachineCaller {
+    /// Whether its scopes include the permission, and its maker still has it where it acts for one.
+    pub fn may(&self, permission: Permission) -> bool {
+        let maker = self.maker.as_ref().is_none_or(|m| m.may(permission));
+        maker && self.key.scopes().has(permission)
+    }
 }
 
 /// Who calls.
@@ -54,21 +72,54 @@ pub struct DeviceCaller {
 pub enum Caller {
     /// Nobody in particular.
     Public,
+    /// Nobody in particular, told apart from others and counted.
+    Anonymous(String),
     /// A person.
-    User(UserCaller),
+    User(Arc<UserCaller>),
     /// An enrolled device.
-    Device(DeviceCaller),
+    Device(Arc<DeviceCaller>),
+    /// A program.
+    Machine(Arc<MachineCaller>),
 }
 
 impl Caller {
     /// The session behind the call.
     pub fn session(&self) -> Option<&Arc<SessionEntry>> {
         match self {
-            Self::Public => None,
+            Self::Public | Self::Anonymous(_) | Self::Machine(_) => None,
             Self::User(user) => Some(&user.session),
             Self::Device(device) => Some(&device.session),
         }
     }
+
+    /// The tenant of the caller.
+    pub fn tenant(&self) -> Option<&Arc<TenantEntry>> {
+        match self {
+            Self::Public | Self::Anonymous(_) => None,
+            Self::User(user) => Some(&user.tenant),
+            Self::Device(device) => Some(&device.tenant),
+            Self::Machine(machine) => Some(&machine.tenant),
+        }
+    }
+
+    /// Whether it is a person or a program that may do this.
+    pub fn may(&self, permission: Permission) -> bool {
+        match self {
+            Self::User(user) => user.may(permission),
+            Self::Machine(machine) => machine.may(permission),
+            Self::Public | Self::Anonymous(_) | Self::Device(_) => false,
+        }
+    }
+}
+
+/// The cookie that a browser keeps the refresh token in.
+pub(super) enum RefreshCookie {
+    /// There is none, or there are two, of which somebody planted one.
+    None,
+    /// The one that a page of this site, or no page at all, sent.
+    Genuine(String),
+    /// A page of another site made the browser send it.
+    CrossSite,
 }
 
 /// What a handler gets.
@@ -83,7 +134,8 @@ pub struct Context {
     pub(super) draining: bool,
     pub(super) accept: Option<String>,
     pub(super) enrollment: Option<String>,
-    pub(super) cookie: Option<String>,
+    pub(super) cookie: RefreshCookie,
+    pub(super) proven_key: Option<Binding>,
     pub(super) idempotency_key: Option<String>,
     pub(super) rate: Arc<OnceLock<Decision>>,
 }
@@ -115,8 +167,23 @@ impl Context {
     }
 
     /// The value of the cookie `__Host-refresh`.
-    pub fn refresh_cookie(&self) -> Option<&str> {
-        self.cookie.as_deref()
+    ///
+    /// # Errors
+    /// 403 `csrf_refused` when the request comes from a page of another site: the browser adds the cookie by itself.
+    pub fn refresh_cookie(&self) -> Result<Option<&str>> {
+        match &self.cookie {
+            RefreshCookie::None => Ok(None),
+            RefreshCookie::Genuine(value) => Ok(Some(value)),
+            RefreshCookie::CrossSite => {
+                let detail = "A page of another site may not use this site's cookie.";
+                Err(Refusal::new(Kind::Forbidden, "csrf_refused", detail).into())
+            }
+        }
+    }
+
+    /// The key that the request proves to have, by DPoP or by a client certificate: new tokens are bound to it.
+    pub const fn proven_key(&self) -> Option<&Binding> {
+        self.proven_key.as_ref()
     }
 
     /// The caller's `Idempotency-Key`.
@@ -148,10 +215,36 @@ impl Context {
     ///
     /// # Errors
     /// 401 for anybody else; a route that admits persons only never sees it.
-    pub fn user(&self) -> Result<&UserCaller> {
+    pub fn user(&self) -> Result<&Arc<UserCaller>> {
         match &self.caller {
             Caller::User(user) => Ok(user),
-            Caller::Public | Caller::Device(_) => Err(unauthenticated().into()),
+            _ => Err(unauthenticated().into()),
+        }
+    }
+
+    /// The person who answers for the call: the one who calls, or who made the program's credential.
+    ///
+    /// # Errors
+    /// 401 for anybody else; a route that admits people and programs only never sees it.
+    pub fn actor(&self) -> Result<UserId> {
+        match &self.caller {
+            Caller::User(user) => Ok(user.id()),
+            Caller::Machine(machine) => Ok(machine.key.created_by()),
+            _ => Err(unauthenticated().into()),
+        }
+    }
+
+    /// What the caller may do at this moment: the bound of what it may hand on.
+    pub fn permissions(&self) -> PermissionSet {
+        Permission::ALL.iter().copied().filter(|p| self.caller.may(*p)).collect()
+    }
+
+    /// Whether this device exists for the caller.
+    pub fn sees_device(&self, id: &DeviceId) -> bool {
+        match &self.caller {
+            Caller::Device(device) => device.entry.id == *id,
+            Caller::Machine(machine) => machine.key.sees_device(id),
+            _ => true,
         }
     }
 
@@ -159,10 +252,10 @@ impl Context {
     ///
     /// # Errors
     /// 401 for anybody else; a route that admits devices only never sees it.
-    pub fn device(&self) -> Result<&DeviceCaller> {
+    pub fn device(&self) -> Result<&Arc<DeviceCaller>> {
         match &self.caller {
             Caller::Device(device) => Ok(device),
-            Caller::Public | Caller::User(_) => Err(unauthenticated().into()),
+            _ => Err(unauthenticated().into()),
         }
     }
 
@@ -171,7 +264,7 @@ impl Context {
     /// # Errors
     /// 401 for a caller without one; a route that demands a caller never sees it.
     pub fn tenant(&self) -> Result<TenantId> {
-        self.caller.session().map(|s| s.tenant).ok_or_else(|| unauthenticated().into())
+        self.caller.tenant().map(|t| t.id).ok_or_else(|| unauthenticated().into())
     }
 
     /// A parameter of the path, as its type. What is not of the type cannot exist: 404.
@@ -185,7 +278,7 @@ impl Context {
     pub fn device_entry(&self, id: &DeviceId) -> Result<Arc<DeviceEntry>> {
         match &self.caller {
             Caller::Device(device) if device.entry.id == *id => Ok(Arc::clone(&device.entry)),
-            Caller::Device(_) => Err(Refusal::not_found().into()),
+            _ if !self.sees_device(id) => Err(Refusal::not_found().into()),
             _ => self.services.devices.entry(self.tenant()?, id).ok_or_else(|| Refusal::not_found().into()),
         }
     }

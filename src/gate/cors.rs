@@ -7,9 +7,10 @@ use hyper::{Method, Request, Response, StatusCode};
 
 /// What a page may see beside the few headers that every page may.
 const EXPOSED: &str = "X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, \
-                       RateLimit, RateLimit-Policy, X-Plan-Tier, X-Anonymous-Token";
-const ALLOWED_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, X-Request-Id, traceparent";
-const ALLOWED_METHODS: &str = "GET, POST, DELETE";
+                       RateLimit, RateLimit-Policy, X-Plan-Tier, X-Anonymous-Token, DPoP-Nonce";
+const ALLOWED_HEADERS: &str =
+    "Authorization, Content-Type, DPoP, Idempotency-Key, X-Anonymous-Token, X-API-Key, X-Request-Id, traceparent";
+const ALLOWED_METHODS: &str = "GET, POST, PUT, PATCH, DELETE";
 
 fn allowed(origins: &[String], origin: &HeaderValue) -> bool {
     origin.to_str().is_ok_and(|o| origins.iter().any(|allowed| allowed == o))

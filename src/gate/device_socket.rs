@@ -34,7 +34,7 @@ pub(super) enum Mode {
 
 pub(super) struct DeviceSocket {
     gate: Arc<Gate>,
-    caller: DeviceCaller,
+    caller: Arc<DeviceCaller>,
     mode: Mode,
     origin: Origin,
     outbox: Outbox,
@@ -103,7 +103,7 @@ struct LegacyStatus {
 impl Validate for LegacyStatus {}
 
 impl DeviceSocket {
-    pub fn new(gate: Arc<Gate>, caller: DeviceCaller, mode: Mode, origin: Origin) -> Self {
+    pub fn new(gate: Arc<Gate>, caller: Arc<DeviceCaller>, mode: Mode, origin: Origin) -> Self {
         let outbox = gate.services.killswitch.hub().open(caller.entry.no);
         Self { gate, caller, mode, origin, outbox, sent_through: 0 }
     }
@@ -217,6 +217,9 @@ impl DeviceSocket {
     fn admit(&self) -> Result<(), Error> {
         if self.caller.session.ended().is_some() {
             return Err(unauthenticated().into());
+        }
+        if self.caller.tenant.is_suspended() {
+            return Err(crate::domains::tenants::suspended().into());
         }
         let quota = Quota::per_minute(self.entry().tier().heartbeats_per_minute());
         check_rate(&self.entry().rate.admit(quota, self.gate.clock.now()))

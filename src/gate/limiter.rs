@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::crypto::sha256;
 use crate::kernel::Timestamp;
+use crate::kernel::network::network_of;
 use crate::kernel::rate::{Decision, Quota, SlidingLog, SlidingWindow};
-use crate::net::limits::network_of;
 
 /// Callers that are counted at the same time.
 const COUNTERS_MAX: usize = 100_000;

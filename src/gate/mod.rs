@@ -27,7 +27,7 @@ mod socket;
 
 pub use answer::{Answer, Reply};
 pub use body::{Body, FromRequest, Json, Nothing};
-pub use context::{Caller, Context, DeviceCaller, UserCaller};
+pub use context::{Caller, Context, DeviceCaller, MachineCaller, UserCaller};
 pub use limiter::Quotas;
 pub use params::{Params, Query, Values};
 pub use pipeline::{Gate, GateSettings};

@@ -51,9 +51,19 @@ pub fn who(access: Access) -> String {
     match access {
         Access::Public(why) => format!("everybody ({why})"),
         Access::OptionalUser(why) => format!("everybody, or a user ({why})"),
-        Access::User(permission) => format!("a user with {}", permission.name()),
+        Access::Anonymous(why) => format!("everybody, within a quota for callers without credentials ({why})"),
+        Access::User(permission) => format!("a user or an API key with {}", permission.name()),
+        Access::FreshUser(permission) => {
+            format!("a user with {} who proved who they are within the last five minutes", permission.name())
+        }
+        Access::TwoFactorUser(permission) => {
+            format!("a user with {} who showed a second factor within the last five minutes", permission.name())
+        }
+        Access::FreshAnyUser => "any user who proved who they are within the last five minutes".to_owned(),
         Access::AnyUser => "any user".to_owned(),
-        Access::UserOrDevice(permission) => format!("a user with {}, or a device for itself", permission.name()),
+        Access::UserOrDevice(permission) => {
+            format!("a user or an API key with {}, or a device for itself", permission.name())
+        }
         Access::Session => "any user or device".to_owned(),
         Access::Device(_) => "an enrolled device".to_owned(),
     }

@@ -14,7 +14,7 @@ use hyper::{Request, Response, StatusCode};
 use super::answer::Answer;
 use super::authn::{Authenticator, credential};
 use super::body::Input;
-use super::context::{Caller, Context, unauthenticated};
+use super::context::{Caller, Context, RefreshCookie, unauthenticated};
 use super::cors;
 use super::limiter::{Limiter, Quotas};
 use super::problem::Problem;
@@ -23,11 +23,13 @@ use super::router::{Found, Router};
 use super::routes::ROUTES;
 use super::socket;
 use crate::domains::Services;
+use crate::domains::iam::{FRESH, looks_like_api_key};
+use crate::domains::tenants;
 use crate::kernel::clock::Stopwatch;
 use crate::kernel::context::{Origin, Source};
 use crate::kernel::ids::RequestId;
 use crate::kernel::rate::{Decision, Quota};
-use crate::kernel::{Clock, Error, Kind, Random, Refusal, limits};
+use crate::kernel::{Clock, Error, Kind, Random, Refusal, Timestamp, limits};
 use crate::net::http::Drain;
 use crate::observe::Metrics;
 
@@ -39,7 +41,7 @@ pub struct GateSettings {
     /// For reading a body.
     pub body_timeout: Duration,
     /// Whose `X-Forwarded-For` counts.
-    pub trusted_proxies: Vec<crate::config::Network>,
+    pub trusted_proxies: Vec<crate::kernel::network::Network>,
     /// Origins that may open sockets and read answers from a page of theirs.
     pub allowed_origins: Vec<String>,
 }
@@ -197,7 +199,7 @@ impl Gate {
             }
         })?;
         self.count(route.rate, &caller, facts, extras)?;
-        authorize(route.access, &caller)?;
+        authorize(route.access, &caller, self.clock.now())?;
         let body = match route.body_max {
             0 => Bytes::new(),
             max => self.read_body(body, &parts.headers, max).await?,
@@ -205,18 +207,26 @@ impl Gate {
         let rate = Arc::default();
         let input = Input { body, query: parts.uri.query().unwrap_or_default().to_owned() };
         let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
+        let mut origin = facts.origin.clone();
+        match &caller {
+            Caller::User(user) => origin.jti = Some(user.jti),
+            Caller::Device(device) => origin.jti = Some(device.jti),
+            Caller::Machine(machine) => origin.key = Some(machine.key.id),
+            Caller::Public | Caller::Anonymous(_) => {}
+        }
         let context = Context {
             services: Arc::clone(&self.services),
             limiter: Arc::clone(&self.limiter),
             caller,
-            origin: facts.origin.clone(),
+            origin,
             path,
             clock: self.clock.clone(),
             metrics: Arc::clone(&self.metrics),
             draining: self.drain.has_started(),
             accept: header("accept").map(str::to_owned),
             enrollment: credential(&parts.headers, "Enrollment").map(str::to_owned),
-            cookie: header("cookie").and_then(refresh_cookie).map(str::to_owned),
+            cookie: self.refresh_cookie(&parts.headers),
+            proven_key: None,
             idempotency_key: header("idempotency-key").map(str::to_owned),
             rate: Arc::clone(&rate),
         };
@@ -226,9 +236,11 @@ impl Gate {
     }
 
     fn authenticate(&self, access: Access, headers: &HeaderMap, facts: &Facts) -> Result<Caller, Problem> {
-        let bearer = credential(headers, "Bearer");
+        let api_key = headers.get("x-api-key").and_then(|v| v.to_str().ok());
+        let bearer = credential(headers, "Bearer").or(api_key);
         match (access, bearer) {
             (Access::Public(_), _) | (Access::OptionalUser(_), None) => Ok(Caller::Public),
+            (_, Some(text)) if looks_like_api_key(text) => Ok(self.authenticator.machine(text, facts.ip)?),
             (_, Some(token)) => Ok(self.authenticator.caller(token, facts.ip)?),
             (_, None) => Err(unauthenticated().into()),
         }
@@ -245,9 +257,12 @@ impl Gate {
             (RateClass::PlanTier, Caller::Device(device)) => {
                 device.entry.rate.admit(Quota::per_minute(device.entry.tier().heartbeats_per_minute()), now)
             }
-            (_, Caller::Public) => self.limiter.public(facts.ip, now),
+            (_, Caller::Public | Caller::Anonymous(_)) => self.limiter.public(facts.ip, now),
+            (_, Caller::Machine(machine)) => {
+                machine.key.rate.admit(Quota::per_minute(machine.key.requests_per_minute()), now)
+            }
             (RateClass::Handshake, Caller::Device(device)) => self.limiter.handshake(device.entry.no.0, now),
-            (RateClass::Read, _) => self.limiter.read(session, now),
+            (RateClass::Read | RateClass::Anonymous, _) => self.limiter.read(session, now),
             (RateClass::Write | RateClass::PlanTier | RateClass::Handshake | RateClass::Public, _) => {
                 self.limiter.write(session, now)
             }
@@ -312,7 +327,8 @@ impl Gate {
         let ip = self.client_ip(peer.ip(), headers);
         let user_agent = text("user-agent").map(|ua| Arc::from(ua.get(..256).unwrap_or(ua)));
         let trace = text("traceparent").and_then(|t| self.continue_trace(t));
-        Facts { origin: Origin { source: Source::Http, request_id, ip: Some(ip), user_agent }, ip, trace }
+        let origin = Origin { source: Source::Http, request_id, ip: Some(ip), user_agent, jti: None, key: None };
+        Facts { origin, ip, trace }
     }
 
     /// The last address that no proxy of ours wrote. Without configured proxies the header means nothing.
@@ -331,6 +347,30 @@ impl Gate {
             }
         }
         ip
+    }
+
+    /// The refresh token that a browser sent by itself, and whether a page of ours made it do so. Browsers name the page
+    /// in `Sec-Fetch-Site` or `Origin`; who names neither is no browser, and no other site can make it send anything.
+    fn refresh_cookie(&self, headers: &HeaderMap) -> RefreshCookie {
+        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+        let mut cookies = headers.get_all("cookie").iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
+        let mut found = cookies.by_ref().filter_map(|c| c.trim().strip_prefix("__Host-refresh="));
+        let (Some(value), None) = (found.next(), found.next()) else { return RefreshCookie::None };
+        let site = text("sec-fetch-site");
+        let same_site = matches!(site, None | Some("same-origin" | "none"));
+        let origin_fits = match headers.get("origin").map(|o| o.to_str().unwrap_or("")) {
+            None => true,
+            Some(origin) => {
+                let own = text("host").is_some_and(|host| origin.strip_prefix("https://") == Some(host));
+                own || self.settings.allowed_origins.iter().any(|allowed| allowed == origin)
+            }
+        };
+        let allowed_page = headers.contains_key("origin") && origin_fits;
+        if origin_fits && (same_site || allowed_page) {
+            RefreshCookie::Genuine(value.to_owned())
+        } else {
+            RefreshCookie::CrossSite
+        }
     }
 
     /// W3C trace context: the same trace, a span of our own.
@@ -379,24 +419,56 @@ pub(super) fn check_rate(decision: &Decision) -> Result<(), Error> {
     Err(Refusal::new(Kind::RateLimited, "rate_limited", detail).retry_after_s(decision.reset_s).into())
 }
 
-fn authorize(access: Access, caller: &Caller) -> Result<(), Problem> {
+fn authorize(access: Access, caller: &Caller, now: Timestamp) -> Result<(), Problem> {
     let forbidden = |detail: String| Refusal::new(Kind::Forbidden, "forbidden", detail);
     match (access, caller) {
-        (Access::Public(_) | Access::OptionalUser(_) | Access::Session, _)
-        | (Access::AnyUser, Caller::User(_))
-        | (Access::Device(_) | Access::UserOrDevice(_), Caller::Device(_)) => Ok(()),
-        (Access::User(permission) | Access::UserOrDevice(permission), Caller::User(user)) => {
-            if user.may(permission) {
-                return Ok(());
+        (Access::Public(_) | Access::OptionalUser(_) | Access::Anonymous(_), _) => return Ok(()),
+        (Access::Session, Caller::User(_) | Caller::Device(_))
+        | (Access::AnyUser | Access::FreshAnyUser, Caller::User(_))
+        | (Access::Device(_) | Access::UserOrDevice(_), Caller::Device(_)) => {}
+        (Access::User(p) | Access::UserOrDevice(p), Caller::Machine(machine)) if !machine.may(p) => {
+            let detail = format!("This key does not have the scope {}.", p.name());
+            return Err(Refusal::new(Kind::Forbidden, "insufficient_scope", detail).into());
+        }
+        (Access::User(_) | Access::UserOrDevice(_), Caller::Machine(_)) => {}
+        (
+            Access::User(p) | Access::UserOrDevice(p) | Access::FreshUser(p) | Access::TwoFactorUser(p),
+            Caller::User(user),
+        ) => {
+            if !user.may(p) {
+                return Err(forbidden(format!("This needs the permission {}.", p.name())).into());
             }
-            Err(forbidden(format!("This needs the permission {}.", permission.name())).into())
         }
-        (Access::User(_) | Access::AnyUser, _) => {
-            Err(forbidden("This is for people, not for devices.".to_owned()).into())
-        }
-        (Access::Device(_), _) => Err(forbidden("This is for enrolled devices.".to_owned()).into()),
-        (Access::UserOrDevice(_), Caller::Public) => Err(unauthenticated().into()),
+        (Access::Device(_), _) => return Err(forbidden("This is for enrolled devices.".to_owned()).into()),
+        (_, Caller::Public | Caller::Anonymous(_)) => return Err(unauthenticated().into()),
+        (_, Caller::Machine(_)) => return Err(forbidden("This is for people, not for programs.".to_owned()).into()),
+        (_, Caller::Device(_)) => return Err(forbidden("This is for people, not for devices.".to_owned()).into()),
     }
+    if caller.tenant().is_some_and(|t| t.is_suspended()) {
+        return Err(tenants::suspended().into());
+    }
+    match (access, caller) {
+        (Access::FreshUser(_) | Access::FreshAnyUser, Caller::User(user)) => {
+            let proven = if user.user.has_second_factor() {
+                user.session.has_fresh_second_factor(now)
+            } else {
+                user.session.is_fresh(now)
+            };
+            if proven { Ok(()) } else { Err(step_up_required().into()) }
+        }
+        (Access::TwoFactorUser(_), Caller::User(user)) if !user.session.has_fresh_second_factor(now) => {
+            Err(step_up_required().into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// 403: the session is not proof enough for this.
+fn step_up_required() -> Refusal {
+    let detail = "Prove again who you are (POST /v1/me/mfa/verify), then repeat this within five minutes.";
+    let extra = serde_json::json!({ "max_age_s": FRESH.as_secs(), "verify_at": "/v1/me/mfa/verify" });
+    let refusal = Refusal::new(Kind::Forbidden, "step_up_required", detail);
+    Refusal { extra: extra.as_object().cloned().map(Box::new), ..refusal }
 }
 
 enum BodyError {
@@ -441,13 +513,6 @@ fn is_json(content_type: &str) -> bool {
 fn is_request_id(id: &str) -> bool {
     (1..=limits::REQUEST_ID_LEN_MAX).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-}
-
-fn refresh_cookie(cookies: &str) -> Option<&str> {
-    let mut found = cookies.split(';').filter_map(|c| c.trim().strip_prefix("__Host-refresh="));
-    let value = found.next()?;
-    // A second cookie of that name means that somebody planted one: neither counts.
-    found.next().is_none().then_some(value)
 }
 
 fn respond(answer: Answer) -> Response<Full<Bytes>> {

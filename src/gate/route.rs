@@ -18,6 +18,10 @@ pub enum Verb {
     Get,
     /// Does.
     Post,
+    /// Puts in place.
+    Put,
+    /// Changes the members that are sent.
+    Patch,
     /// Removes.
     Delete,
     /// Opens a WebSocket.
@@ -30,6 +34,8 @@ impl Verb {
         match self {
             Self::Get | Self::Ws => "GET",
             Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
             Self::Delete => "DELETE",
         }
     }
@@ -60,16 +66,40 @@ pub enum Access {
     Public(&'static str),
     /// Everybody; a user's or enrollment credential is looked at by the handler, and why.
     OptionalUser(&'static str),
-    /// A person with this permission.
+    /// Everybody: a caller without credentials gets a token and a quota of its own, and why.
+    Anonymous(&'static str),
+    /// A person with this permission, or a program whose scopes include it.
     User(Permission),
     /// Any person.
     AnyUser,
-    /// A person, or a device for itself.
+    /// A person with this permission who proved who they are within the last five minutes, by a second factor where
+    /// they have one.
+    FreshUser(Permission),
+    /// A person with this permission who showed a second factor within the last five minutes.
+    TwoFactorUser(Permission),
+    /// Any person who proved who they are within the last five minutes, by a second factor where they have one.
+    FreshAnyUser,
+    /// A person or a program as for `User`, or a device for itself.
     UserOrDevice(Permission),
     /// A person or a device, for their own session.
     Session,
     /// An enrolled device.
     Device(DeviceRule),
+}
+
+impl Access {
+    /// The permission that a person needs, or the scope that a program needs, where the row names one.
+    pub const fn permission(self) -> Option<Permission> {
+        match self {
+            Self::User(p) | Self::FreshUser(p) | Self::TwoFactorUser(p) | Self::UserOrDevice(p) => Some(p),
+            _ => None,
+        }
+    }
+
+    /// Whether programs are let in.
+    pub const fn admits_programs(self) -> bool {
+        matches!(self, Self::User(_) | Self::UserOrDevice(_) | Self::Anonymous(_) | Self::Public(_))
+    }
 }
 
 /// Which counter a request moves.
@@ -79,6 +109,8 @@ pub enum RateClass {
     Unlimited,
     /// By network address.
     Public,
+    /// By anonymous caller and by network; a caller with credentials as for `Read`.
+    Anonymous,
     /// Failures, by account and address; the handler counts them.
     Login,
     /// By caller.

@@ -102,7 +102,7 @@ fn driver(gate: &Arc<Gate>, token: Option<&str>, facts: &Facts) -> Result<Box<dy
     check_rate(&gate.limiter.handshake(caller.entry.no.0, now)).map_err(Closing::Refuse)?;
     let mode = match check_acting(&caller.entry, now) {
         Err(Error::Refused(refusal)) if refusal.kind == Kind::PaymentRequired => Mode::Paywall,
-        Ok(()) if full => Mode::Full,
+        Ok(()) if full && !caller.tenant.is_suspended() => Mode::Full,
         _ => Mode::CommandsOnly,
     };
     let origin = Origin { source: Source::Ws, ..facts.origin.clone() };

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::ids::{ApiKeyId, TokenId};
+
 /// The door a request came through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,16 +34,27 @@ pub struct Origin {
     pub ip: Option<IpAddr>,
     /// As sent, cut to 256 bytes.
     pub user_agent: Option<Arc<str>>,
+    /// The access token that the request bore.
+    pub jti: Option<TokenId>,
+    /// The API key or instance token that it bore instead.
+    pub key: Option<ApiKeyId>,
 }
 
 impl Origin {
     /// The appliance itself.
     pub fn system() -> Self {
-        Self { source: Source::System, request_id: Arc::from("system"), ip: None, user_agent: None }
+        Self {
+            source: Source::System,
+            request_id: Arc::from("system"),
+            ip: None,
+            user_agent: None,
+            jti: None,
+            key: None,
+        }
     }
 
     /// The command line on the box.
     pub fn cli() -> Self {
-        Self { source: Source::Cli, request_id: Arc::from("cli"), ip: None, user_agent: None }
+        Self { source: Source::Cli, request_id: Arc::from("cli"), ip: None, user_agent: None, jti: None, key: None }
     }
 }

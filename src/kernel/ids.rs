@@ -96,6 +96,16 @@ ids! {
     TokenId = "tok";
     /// An enrollment token.
     EnrollmentId = "enr";
+    /// A role that a tenant made for itself.
+    RoleId = "rol";
+    /// A team of people.
+    TeamId = "tea";
+    /// An API key or an instance token.
+    ApiKeyId = "key";
+    /// A passkey of a person.
+    PasskeyId = "pky";
+    /// An invitation or a password reset: a link that works once.
+    LinkId = "lnk";
     /// An audit entry.
     AuditId = "aud";
     /// A kill-switch command or notice.

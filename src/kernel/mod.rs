@@ -9,6 +9,7 @@ pub mod error;
 pub mod files;
 pub mod ids;
 pub mod limits;
+pub mod network;
 pub mod random;
 pub mod rate;
 pub mod score;

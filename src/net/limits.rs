@@ -1,8 +1,10 @@
 //! How many connections there may be, in all and from one address.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::kernel::network::network_of;
 
 /// Counts open connections.
 #[derive(Clone)]
@@ -16,17 +18,6 @@ struct Inner {
     open: AtomicUsize,
     refused: AtomicUsize,
     by_network: papaya::HashMap<IpAddr, Arc<AtomicUsize>>,
-}
-
-/// What counts as one caller on the network: an IPv4 address, or an IPv6 /64, of which a single host has all.
-pub fn network_of(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-    }
 }
 
 impl Connections {
@@ -109,14 +100,5 @@ mod tests {
         drop(first);
         assert!(connections.admit(b).is_some(), "the place came back");
         assert_eq!(connections.refused(), 2);
-    }
-
-    #[test]
-    fn an_ipv6_host_counts_by_its_64_bit_network() {
-        let one: IpAddr = "2001:db8:1:2::1".parse().unwrap_or(IpAddr::V4([0; 4].into()));
-        let two: IpAddr = "2001:db8:1:2:ffff::9".parse().unwrap_or(IpAddr::V4([1; 4].into()));
-        assert_eq!(network_of(one), network_of(two));
-        let mapped: IpAddr = "::ffff:10.0.0.1".parse().unwrap_or(IpAddr::V4([2; 4].into()));
-        assert_eq!(network_of(mapped), IpAddr::from([10, 0, 0, 1]));
     }
 }

@@ -27,8 +27,22 @@ tables! {
     USERS = "users";
     /// lower-case user name, 0 -> raw tenant, user. Names are unique on the appliance.
     USER_NAMES = "user_names";
+    /// tenant, role -> role that the tenant made for itself.
+    ROLES = "roles";
+    /// tenant, team -> team with its members.
+    TEAMS = "teams";
+    /// tenant, user -> second factors: TOTP secret (sealed), recovery codes (hashed), passkeys.
+    SECOND_FACTORS = "second_factors";
+    /// SHA-256 of a passkey's credential id -> raw tenant, user.
+    PASSKEY_OWNERS = "passkey_owners";
+    /// SHA-256 of the token -> invitation or password reset.
+    LINKS = "links";
+    /// tenant, key -> API key or instance token (hashed).
+    API_KEYS = "api_keys";
     /// tenant, session -> session with its refresh family.
     SESSIONS = "sessions";
+    /// tenant, user, session -> nothing: the sessions of one person and of the devices they own.
+    SESSIONS_BY_USER = "sessions_by_user";
     /// SHA-256 of the token -> enrollment token.
     ENROLLMENT_TOKENS = "enrollment_tokens";
     /// tenant, device id, 0 -> device.

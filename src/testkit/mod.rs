@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::app::{App, Environment};
 use crate::client::{Endpoint, HttpClient, Response, Socket, tls};
 use crate::config::Config;
-use crate::crypto::{Secret, SigningKey};
+use crate::crypto::{Secret, SigningKey, password};
 use crate::kernel::{Clock, Random};
 
 /// A folder that disappears with its owner.
@@ -86,7 +86,11 @@ impl Server {
         change(&mut config);
         // From the real present on, because the client judges the certificates by its own clock.
         let clock = Clock::simulated(Clock::System.now());
-        let env = Environment { clock: clock.clone(), random: Random::System };
+        let env = Environment {
+            clock: clock.clone(),
+            random: Random::System,
+            password_cost: Some(password::Params::default()),
+        };
         let (app, first) = App::start(&config, &env).await?;
         let first = first.ok_or("the folder was not empty")?;
         let tls = tls::trust(&config.paths.certs.join("ca.pem"), None)?;

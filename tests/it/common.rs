@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use blockremote::client::{HttpClient, Response};
-use blockremote::crypto::{Secret, password};
-use blockremote::domains::iam::{TokenSpec, User};
-use blockremote::domains::tenants::{self, EnrollmentPolicy, Tenant};
+use blockremote::crypto::Secret;
+use blockremote::domains::iam::{NewUser, TokenSpec};
+use blockremote::domains::tenants::{self, Tenant};
 use blockremote::kernel::Random;
 use blockremote::kernel::context::Origin;
-use blockremote::kernel::ids::{TenantId, UserId};
-use blockremote::store::tables::{Key, USER_NAMES, USERS};
+use blockremote::kernel::ids::TenantId;
 use blockremote::testkit::{Fault, Server, text};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -59,41 +58,37 @@ pub async fn first_tenant(server: &Server) -> Result<TenantId, Fault> {
 /// A second tenant, which knows nothing of the first one.
 pub async fn second_tenant(server: &Server) -> Result<TenantId, Fault> {
     let now = server.clock.now();
-    let tenant = Tenant {
-        id: TenantId::generate(now, &Random::System),
-        name: "the neighbour".to_owned(),
-        created_at: now,
-        enrollment: EnrollmentPolicy::Token,
-        attestation_required: false,
-    };
-    let row = tenant.clone();
-    server.app().services.store.write(move |tx| tenants::save(tx, &row)).await?;
+    let tenant = Tenant::new(TenantId::generate(now, &Random::System), "the neighbour", now);
+    let services = &server.app().services;
+    let (row, registry) = (tenant.clone(), services.tenants.clone());
+    services.store.write(move |tx| tenants::save(tx, Some(&registry), &row)).await?;
     Ok(tenant.id)
+}
+
+/// The password of whom [`add_user`] made.
+pub fn password_of(name: &str) -> String {
+    format!("the password of {name}")
 }
 
 /// Makes a person with this role and logs them in; gives the answer of the login.
 pub async fn add_user(server: &Server, tenant: TenantId, name: &str, role: &str) -> Result<Value, Fault> {
-    let now = server.clock.now();
-    let plain = format!("the password of {name}");
-    let hash = password::hash(&Secret::new(plain.clone()), &password::Params::default(), &Random::System)?;
-    let user: User = serde_json::from_value(json!({
-        "id": UserId::generate(now, &Random::System),
-        "tenant": tenant,
-        "username": name,
-        "password": hash,
-        "roles": [role],
-        "system_admin": false,
-        "disabled": false,
-        "created_at": now,
-    }))?;
-    let write = move |tx: &mut blockremote::store::Tx<'_>| {
-        let place = Key::new().bytes(user.tenant.to_bytes()).bytes(user.id.to_bytes());
-        tx.put_raw(USER_NAMES, Key::new().text(&user.username), place.as_ref())?;
-        tx.put(USERS, place, &user)
+    let new = NewUser {
+        username: name.to_owned(),
+        display_name: None,
+        email: None,
+        roles: vec![role.parse()?],
+        password: Some(Secret::new(password_of(name))),
+        system_admin: false,
     };
-    server.app().services.store.write(write).await?;
-    let login = json!({ "username": name, "password": plain });
+    server.app().services.iam.create_user(tenant, new, Origin::cli()).await?;
+    log_in(server, name).await
+}
+
+/// Logs in whom [`add_user`] made; gives the answer.
+pub async fn log_in(server: &Server, name: &str) -> Result<Value, Fault> {
+    let login = json!({ "username": name, "password": password_of(name) });
     let answer = server.client()?.post("/v1/auth/login", None, &login).await?;
+    answer.success()?;
     Ok(answer.json()?)
 }
 

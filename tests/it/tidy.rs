@@ -220,7 +220,7 @@ fn objection(file: &str, path: &[String]) -> Option<String> {
 fn objection_of_domain(inner: &str, to: &str, path: &[String]) -> Option<String> {
     let place = |d: &str| DOMAINS.iter().position(|known| *known == d);
     let (domain, file) = inner.split_once('/').unwrap_or(("", inner));
-    let is_api = file == "api.rs";
+    let is_api = file == "api.rs" || file.starts_with("api/");
     match to {
         "kernel" | "crypto" | "store" => None,
         "gate" => (!is_api).then(|| "only a domain's api.rs knows the gate".to_owned()),

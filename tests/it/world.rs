@@ -4,7 +4,7 @@
 
 use blockremote::client::{HttpClient, Response};
 use blockremote::config::Config;
-use blockremote::domains::iam::Permission;
+use blockremote::domains::iam::Role;
 use blockremote::gate::routes::ROUTES;
 use blockremote::gate::{Access, Door, Route, Verb};
 use blockremote::kernel::ids::TenantId;
@@ -12,7 +12,7 @@ use blockremote::testkit::{Fault, Server, text};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::common::{add_user, body, enrollment, first_tenant, header, send};
+use crate::common::{add_user, body, enrollment, first_tenant, header, log_in, send};
 
 /// Who calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,12 +48,14 @@ impl Call {
 }
 
 /// What must stand in the log after a row of the class `Write` succeeded.
-pub fn expected_entry(path: &str) -> Option<&'static str> {
+pub fn expected_entry(verb: Verb, path: &str) -> Option<&'static str> {
     Some(match path {
         "/v1/auth/login" => "login_succeeded",
         "/v1/auth/device" => "device_enrolled",
         "/v1/auth/refresh" => "token_refreshed",
         "/v1/auth/logout" => "logged_out",
+        "/v1/me/sessions" => "session_revoked",
+        "/v1/me/sessions/{session_id}" if verb == Verb::Patch => "session_renamed",
         "/v1/me/sessions/{session_id}" => "session_revoked",
         "/v1/devices/{device_id}/commands" => "command_requested",
         "/v1/devices/{device_id}/unblock" => "device_unblocked",
@@ -147,6 +149,27 @@ impl World {
                     Who::Anonymous | Who::Garbage | Who::Ended => None,
                 };
                 Call { token, ..Call::get("/v1/auth/logout") }
+            }
+            (Verb::Delete, "/v1/me/sessions") => {
+                // By a session of its own, because it ends all others.
+                let (name, mut token) = (self.fresh_name(), None);
+                if matches!(who, Who::Admin | Who::Viewer) {
+                    let role = if who == Who::Admin { "admin" } else { "viewer" };
+                    add_user(&self.server, self.tenant, &name, role).await?;
+                    token = Some(text(&log_in(&self.server, &name).await?, "access_token"));
+                }
+                Call { token, ..Call::get("/v1/me/sessions") }
+            }
+            (Verb::Patch, "/v1/me/sessions/{session_id}") => {
+                let (session, token) = match who {
+                    Who::Viewer => {
+                        let (session, token) = self.fresh_viewer().await?;
+                        (session, Some(token))
+                    }
+                    _ => (text(&self.server.login().await?, "session_id"), None),
+                };
+                let body = json!({ "name": "the matrix" });
+                Call { token, ..Call::of(&format!("/v1/me/sessions/{session}"), body) }
             }
             (Verb::Delete, "/v1/me/sessions/{session_id}") => {
                 let (session, token) = match who {
@@ -299,22 +322,25 @@ pub fn assert_standing(answer: &Response, request_id: &str, access: Access) {
 pub fn promised(route: &Route, who: Who) -> u16 {
     let success = route.endpoint.status;
     let nobody = matches!(who, Who::Anonymous | Who::Garbage | Who::Ended);
-    // The built-in role that only reads.
-    let viewer_may = |permission: Permission| permission == Permission::DevicesRead;
+    let viewer_may = |permission| Role::Viewer.permissions().has(permission);
     match route.access {
         _ if route.verb == Verb::Ws => 426,
         Access::Public(_) => success,
-        Access::OptionalUser(_) if matches!(who, Who::Garbage | Who::Ended) => 401,
-        Access::OptionalUser(_) => success,
+        Access::OptionalUser(_) | Access::Anonymous(_) if matches!(who, Who::Garbage | Who::Ended) => 401,
+        Access::OptionalUser(_) | Access::Anonymous(_) => success,
         _ if nobody => 401,
         Access::Session => success,
-        Access::AnyUser if who == Who::Device => 403,
-        Access::AnyUser => success,
-        Access::User(_) if who == Who::Device => 403,
-        Access::User(p) | Access::UserOrDevice(p) if who == Who::Viewer && !viewer_may(p) => 403,
-        Access::User(_) | Access::UserOrDevice(_) => success,
+        Access::AnyUser | Access::FreshAnyUser if who == Who::Device => 403,
+        Access::AnyUser | Access::FreshAnyUser => success,
+        Access::UserOrDevice(_) if who == Who::Device => success,
         Access::Device(_) if who == Who::Device => success,
         Access::Device(_) => 403,
+        _ if who == Who::Device => 403,
+        Access::User(p) | Access::UserOrDevice(p) | Access::FreshUser(p) | Access::TwoFactorUser(p) => {
+            // Nobody here has a second factor.
+            let stepped_up = !matches!(route.access, Access::TwoFactorUser(_));
+            if stepped_up && (who != Who::Viewer || viewer_may(p)) { success } else { 403 }
+        }
     }
 }
 

@@ -71,6 +71,7 @@ impl Place {
                     sensors: SensorsDeclared::default(),
                     public_key: None,
                     attested: false,
+                    binding: None,
                 };
                 let enrolled = services.iam.enroll(wanted, EnrollmentBy::Token(token), Origin::cli()).await?;
                 // On the paid rate, so that no limit is measured.

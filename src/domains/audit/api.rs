@@ -40,7 +40,8 @@ impl Params for LogQuery {
 
 /// `GET /v1/audit/logs`
 pub async fn logs(ctx: Context, Query(query): Query<LogQuery>) -> Result<Reply<AuditList>> {
-    let all = matches!(ctx.caller(), Caller::User(user) if user.may(Permission::AuditRead));
+    let bound = matches!(ctx.caller(), Caller::Machine(machine) if machine.key.is_bound_to_devices());
+    let all = ctx.caller().may(Permission::AuditRead) && !bound;
     match &query.device_id {
         Some(id) => drop(ctx.device_entry(id)?),
         None if all => {}

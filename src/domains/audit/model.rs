@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::context::{Origin, Source};
-use crate::kernel::ids::{AuditId, DeviceId, SignalId, TenantId, TokenId, UserId};
+use crate::kernel::ids::{ApiKeyId, AuditId, DeviceId, SignalId, TenantId, TokenId, UserId};
 use crate::kernel::{Timestamp, TrustScore};
 use crate::store::Row;
 
@@ -18,8 +18,66 @@ pub enum Action {
     ApplianceInitialized,
     /// A tenant was made.
     TenantCreated,
+    /// A tenant's name or policies were changed.
+    TenantUpdated,
+    /// A tenant was shut out.
+    TenantSuspended,
+    /// A suspended tenant was let in again.
+    TenantResumed,
+    /// A tenant's rows were removed; its log stays.
+    TenantDeleted,
     /// A user was made.
     UserCreated,
+    /// A user's name, address or roles were changed.
+    UserUpdated,
+    /// A user was shut out.
+    UserDisabled,
+    /// A disabled user was let in again.
+    UserEnabled,
+    /// A user was removed.
+    UserDeleted,
+    /// A link was made by which a user sets a password.
+    PasswordLinkCreated,
+    /// A password was set.
+    PasswordChanged,
+    /// A role was made.
+    RoleCreated,
+    /// A role's name or permissions were changed.
+    RoleUpdated,
+    /// A role was removed.
+    RoleDeleted,
+    /// A team was made.
+    TeamCreated,
+    /// A team's name was changed.
+    TeamUpdated,
+    /// A team was removed.
+    TeamDeleted,
+    /// Somebody joined a team.
+    TeamMemberAdded,
+    /// Somebody left a team.
+    TeamMemberRemoved,
+    /// A second factor was set up.
+    SecondFactorAdded,
+    /// A second factor was taken away.
+    SecondFactorRemoved,
+    /// New recovery codes were made; the old ones are void.
+    RecoveryCodesCreated,
+    /// A recovery code was used up.
+    RecoveryCodeUsed,
+    /// Somebody proved themselves again within a session.
+    StepUpSucceeded,
+    /// A proof within a session was wrong.
+    StepUpFailed,
+    /// An API key was made.
+    ApiKeyCreated,
+    /// An API key got a new secret.
+    ApiKeyRotated,
+    /// An API key was revoked.
+    ApiKeyRevoked,
+    /// An instance token was made.
+    InstanceTokenCreated,
+    /// An instance token was revoked.
+    InstanceTokenRevoked,
     /// A signing key was made or changed its place in the rotation.
     SigningKeyRotated,
     /// A user logged in.
@@ -30,16 +88,24 @@ pub enum Action {
     LoggedOut,
     /// A session was ended by somebody else.
     SessionRevoked,
+    /// A session was given a name.
+    SessionRenamed,
     /// A refresh token was exchanged.
     TokenRefreshed,
     /// An old refresh token came back: the family was revoked and the device locked.
     RefreshReused,
     /// An enrollment token was made.
     EnrollmentTokenCreated,
+    /// An enrollment token was revoked.
+    EnrollmentTokenRevoked,
     /// A device was enrolled.
     DeviceEnrolled,
     /// A known device was enrolled again.
     DeviceReenrolled,
+    /// A device's name was changed.
+    DeviceUpdated,
+    /// A device was removed.
+    DeviceDeleted,
     /// A device was blocked.
     DeviceBlocked,
     /// A device was released.
@@ -54,6 +120,10 @@ pub enum Action {
     CommandEnforced,
     /// A device could not carry a command out.
     CommandFailed,
+    /// The kill switch of the whole tenant was engaged.
+    KillSwitchEngaged,
+    /// The kill switch of the whole tenant was released.
+    KillSwitchReleased,
 }
 
 /// How much an entry matters to an analyst.
@@ -84,6 +154,7 @@ pub struct NewEntry {
     pub(super) user_id: Option<UserId>,
     pub(super) device_id: Option<DeviceId>,
     pub(super) jti: Option<TokenId>,
+    pub(super) key_id: Option<ApiKeyId>,
     pub(super) signal_id: Option<SignalId>,
     pub(super) score: Option<TrustScore>,
     pub(super) reason: Option<String>,
@@ -102,7 +173,8 @@ impl NewEntry {
             user_agent: origin.user_agent.as_deref().map(str::to_owned),
             user_id: None,
             device_id: None,
-            jti: None,
+            jti: origin.jti,
+            key_id: origin.key,
             signal_id: None,
             score: None,
             reason: None,
@@ -131,10 +203,10 @@ impl NewEntry {
         self
     }
 
-    /// The access token that was used.
+    /// The access token that was used, where the origin does not say.
     #[must_use]
     pub fn token(mut self, jti: Option<TokenId>) -> Self {
-        self.jti = jti;
+        self.jti = jti.or(self.jti);
         self
     }
 
@@ -183,6 +255,9 @@ pub struct Entry {
     /// The access token that was used.
     #[schema(value_type = Option<String>)]
     pub jti: Option<TokenId>,
+    /// The API key or instance token that was used.
+    #[schema(value_type = Option<String>)]
+    pub key_id: Option<ApiKeyId>,
     /// The caller's address; null when unknown or erased.
     pub ip: Option<String>,
     /// The caller's program; null when unknown or erased.
@@ -220,6 +295,9 @@ pub(super) struct Leaf {
     pub user_id: Option<UserId>,
     pub device_id: Option<DeviceId>,
     pub jti: Option<TokenId>,
+    /// Absent in most leaves, and then not hashed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<ApiKeyId>,
     pub source: Source,
     pub threat_level: ThreatLevel,
     pub threat_score: Option<TrustScore>,

@@ -120,7 +120,8 @@ impl Params for PageQuery {
 pub async fn list(ctx: Context, Query(query): Query<PageQuery>) -> Result<Reply<DeviceList>> {
     let page = ctx.services().devices.list(ctx.tenant()?, query.cursor, query.limit).await?;
     let next_cursor = page.next.map(|id| id.to_string());
-    Ok(Reply::new(DeviceList { data: page.devices.into_iter().map(|d| view(&ctx, d)).collect(), next_cursor }))
+    let data = page.devices.into_iter().filter(|d| ctx.sees_device(&d.id)).map(|d| view(&ctx, d)).collect();
+    Ok(Reply::new(DeviceList { data, next_cursor }))
 }
 
 /// `GET /v1/devices/{device_id}`

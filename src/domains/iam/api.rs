@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::model::Role;
-use super::{Credentials, Enrollment, EnrollmentBy, Permission, SessionView, TokenPair, User};
+use super::{
+    Credentials, Enrollment, EnrollmentBy, Iam, LoggedIn, Permission, Presenter, RoleName, SessionView, TokenPair, User,
+};
 use crate::crypto::{Jwk, Secret};
 use crate::domains::devices::SensorsDeclared;
-use crate::gate::{Caller, Context, Json, Nothing, Reply, Validate};
+use crate::gate::{Caller, Context, Json, Nothing, Params, Query, Reply, Validate, Values};
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::{DeviceId, SessionId, TenantId, UserId};
 use crate::kernel::{Error, Kind, Refusal, Result, Timestamp};
@@ -22,10 +23,10 @@ pub struct LoginRequest {
     /// At most 1,024 bytes.
     #[schema(value_type = String, min_length = 1, max_length = 1024)]
     password: Secret,
-    /// The code of a second factor, where one is set up.
-    #[serde(default, rename = "otp")]
-    #[schema(rename = "otp", max_length = 16)]
-    _otp: Option<String>,
+    /// A code of the second factor where one is set up, or a recovery code.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 16)]
+    otp: Option<Secret>,
     /// The refresh token comes only as the cookie `__Host-refresh`.
     #[serde(default)]
     cookie: bool,
@@ -35,10 +36,13 @@ impl Validate for LoginRequest {
     fn validate(&self, wrong: &mut Vec<FieldError>) {
         length(&self.username, "/username", 1, 128, wrong);
         length(self.password.expose(), "/password", 1, 1024, wrong);
+        if let Some(otp) = &self.otp {
+            length(otp.expose(), "/otp", 1, 16, wrong);
+        }
     }
 }
 
-fn length(text: &str, pointer: &str, min: usize, max: usize, wrong: &mut Vec<FieldError>) {
+pub(super) fn length(text: &str, pointer: &str, min: usize, max: usize, wrong: &mut Vec<FieldError>) {
     if !(min..=max).contains(&text.chars().count()) {
         let detail = format!("must have {min} to {max} characters");
         wrong.push(FieldError { pointer: pointer.to_owned(), detail });
@@ -57,21 +61,26 @@ pub struct UserView {
     pub tenant: TenantId,
     /// Unique on the appliance.
     pub username: String,
-    /// Built-in roles.
-    pub roles: Vec<Role>,
+    /// For people.
+    pub display_name: Option<String>,
+    /// Names of built-in roles, ids of the tenant's own.
+    #[schema(value_type = Vec<String>)]
+    pub roles: Vec<RoleName>,
     /// What the roles allow.
     pub permissions: Vec<String>,
     /// Whether they also administer the appliance.
     pub system_admin: bool,
 }
 
-impl From<User> for UserView {
-    fn from(user: User) -> Self {
+impl UserView {
+    /// A person, and what their roles allow now.
+    pub fn of(iam: &Iam, user: User) -> Self {
         Self {
-            permissions: user.permissions().into_iter().map(str::to_owned).collect(),
+            permissions: iam.permissions_of(&user).names(),
             id: user.id,
             tenant: user.tenant,
             username: user.username,
+            display_name: user.display_name,
             roles: user.roles,
             system_admin: user.system_admin,
         }
@@ -86,7 +95,7 @@ pub struct LoginResponse {
     /// Once; absent when it came as a cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     refresh_token: Option<String>,
-    /// `Bearer`.
+    /// `Bearer`, or `DPoP` when the request bore a DPoP proof.
     token_type: &'static str,
     /// Seconds.
     expires_in: u64,
@@ -97,7 +106,7 @@ pub struct LoginResponse {
     user: UserView,
 }
 
-fn cookie_of(token: &str) -> String {
+pub(super) fn cookie_of(token: &str) -> String {
     format!("__Host-refresh={token}; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=2592000")
 }
 
@@ -110,7 +119,12 @@ pub async fn login(ctx: Context, Json(request): Json<LoginRequest>) -> Result<Re
         let detail = "Too many failed logins to this account from this address. Wait, then try again.";
         return Err(Refusal::new(Kind::RateLimited, "rate_limited", detail).retry_after_s(decision.reset_s).into());
     }
-    let credentials = Credentials { username: request.username, password: request.password };
+    let credentials = Credentials {
+        username: request.username,
+        password: request.password,
+        otp: request.otp,
+        binding: ctx.proven_key().cloned(),
+    };
     let outcome = ctx.services().iam.login(credentials, ctx.origin().clone()).await;
     // Only bad credentials are failures: a full queue or a broken disk is not the caller's.
     if !matches!(&outcome, Err(Error::Refused(r)) if r.kind == Kind::Unauthenticated) {
@@ -118,18 +132,21 @@ pub async fn login(ctx: Context, Json(request): Json<LoginRequest>) -> Result<Re
     } else {
         ctx.decided(decision);
     }
-    let logged_in = outcome?;
-    let TokenPair { access_token, refresh_token, expires_in, session } = logged_in.pair;
-    let by_cookie = request.cookie;
+    Ok(welcome(&ctx, outcome?, request.cookie))
+}
+
+/// The answer to every way of logging in.
+pub(super) fn welcome(ctx: &Context, logged_in: LoggedIn, by_cookie: bool) -> Reply<LoginResponse> {
+    let TokenPair { access_token, refresh_token, expires_in, session, token_type } = logged_in.pair;
     let reply = Reply::new(LoginResponse {
         access_token,
         refresh_token: (!by_cookie).then(|| refresh_token.clone()),
-        token_type: "Bearer",
+        token_type,
         expires_in,
         session_id: session,
-        user: logged_in.user.into(),
+        user: UserView::of(&ctx.services().iam, logged_in.user),
     });
-    Ok(if by_cookie { reply.header("set-cookie", cookie_of(&refresh_token)) } else { reply })
+    if by_cookie { reply.header("set-cookie", cookie_of(&refresh_token)) } else { reply }
 }
 
 /// A device's way in.
@@ -230,11 +247,11 @@ pub async fn enroll(ctx: Context, Json(request): Json<EnrollRequest>) -> Result<
     let by = match (token, ctx.caller()) {
         (Some(token), _) => EnrollmentBy::Token(token),
         (None, Caller::User(user)) if user.may(Permission::DevicesWrite) => EnrollmentBy::User(user.session.clone()),
-        (None, Caller::User(_)) => {
+        (None, Caller::User(_) | Caller::Machine(_)) => {
             let detail = "This needs the permission devices:write, or an enrollment token.";
             return Err(Refusal::new(Kind::Forbidden, "forbidden", detail).into());
         }
-        (None, Caller::Public | Caller::Device(_)) => EnrollmentBy::Open,
+        (None, Caller::Public | Caller::Anonymous(_) | Caller::Device(_)) => EnrollmentBy::Open,
     };
     let sensors = request.sensors.as_ref().map_or_else(SensorsDeclared::default, |list| SensorsDeclared {
         accelerometer: list.contains(&SensorName::Accelerometer),
@@ -249,9 +266,10 @@ pub async fn enroll(ctx: Context, Json(request): Json<EnrollRequest>) -> Result<
         sensors,
         public_key: request.public_key,
         attested: false,
+        binding: ctx.proven_key().cloned(),
     };
     let enrolled = ctx.services().iam.enroll(wanted, by, ctx.origin().clone()).await?;
-    let TokenPair { access_token, refresh_token, expires_in, session } = enrolled.pair;
+    let TokenPair { access_token, refresh_token, expires_in, session, token_type: _ } = enrolled.pair;
     Ok(Reply::new(EnrollResponse {
         token: access_token.clone(),
         access_token,
@@ -300,7 +318,7 @@ pub struct RefreshResponse {
     /// Once; absent when it came as a cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     refresh_token: Option<String>,
-    /// `Bearer`.
+    /// `Bearer`, or `DPoP` when the request bore a DPoP proof.
     token_type: &'static str,
     /// Seconds.
     expires_in: u64,
@@ -312,10 +330,12 @@ pub struct RefreshResponse {
 /// `POST /v1/auth/refresh`
 pub async fn refresh(ctx: Context, Json(request): Json<RefreshRequest>) -> Result<Reply<RefreshResponse>> {
     let by_cookie = request.refresh_token.is_none();
-    let token = request.refresh_token.as_deref().or(ctx.refresh_cookie());
+    let cookie = if by_cookie { ctx.refresh_cookie()? } else { None };
+    let token = request.refresh_token.as_deref().or(cookie);
     let token = token.ok_or_else(|| Refusal::invalid("/refresh_token", "is required without the cookie"))?.to_owned();
     let claimed = request.device_id.map(|id| (id, request.platform.unwrap_or_else(|| "unknown".to_owned())));
-    let outcome = ctx.services().iam.refresh(&token, claimed, ctx.origin().clone()).await;
+    let presenter = Presenter { claimed, key: ctx.proven_key().cloned() };
+    let outcome = ctx.services().iam.refresh(&token, presenter, ctx.origin().clone()).await;
     ctx.count_refresh(match &outcome {
         Ok(_) => "refreshed",
         Err(Error::Refused(refusal)) => refusal.code,
@@ -325,7 +345,7 @@ pub async fn refresh(ctx: Context, Json(request): Json<RefreshRequest>) -> Resul
     let reply = Reply::new(RefreshResponse {
         access_token: pair.access_token,
         refresh_token: (!by_cookie).then(|| pair.refresh_token.clone()),
-        token_type: "Bearer",
+        token_type: pair.token_type,
         expires_in: pair.expires_in,
         session_id: pair.session,
     });
@@ -348,7 +368,7 @@ pub async fn logout(ctx: Context, _: Nothing) -> Result<Reply<Ended>> {
 pub async fn me(ctx: Context, _: Nothing) -> Result<Reply<UserView>> {
     let caller = ctx.user()?;
     let user = ctx.services().iam.user(caller.session.tenant, caller.id()).await?.ok_or_else(Refusal::not_found)?;
-    Ok(Reply::new(user.into()))
+    Ok(Reply::new(UserView::of(&ctx.services().iam, user)))
 }
 
 crate::list_of! {
@@ -356,11 +376,77 @@ crate::list_of! {
     SessionList of SessionView
 }
 
+/// A page of sessions.
+pub struct SessionQuery {
+    limit: usize,
+    cursor: Option<SessionId>,
+}
+
+impl Params for SessionQuery {
+    const NAMES: &'static [(&'static str, &'static str)] =
+        &[("limit", "1 to 200, 50 when absent."), ("cursor", "next_cursor of the page before.")];
+    fn read(values: &Values, wrong: &mut Vec<FieldError>) -> Self {
+        Self { limit: values.limit(wrong), cursor: values.parse("cursor", wrong) }
+    }
+}
+
 /// `GET /v1/me/sessions`
-pub async fn sessions(ctx: Context, _: Nothing) -> Result<Reply<SessionList>> {
+pub async fn sessions(ctx: Context, Query(query): Query<SessionQuery>) -> Result<Reply<SessionList>> {
     let caller = ctx.user()?;
-    let data = ctx.services().iam.sessions(caller.session.tenant, caller.id(), caller.session.id).await?;
-    Ok(Reply::new(SessionList { data, next_cursor: None }))
+    let (tenant, user, current) = (caller.session.tenant, caller.id(), caller.session.id);
+    let (data, next) = ctx.services().iam.sessions(tenant, user, Some(current), query.cursor, query.limit).await?;
+    Ok(Reply::new(SessionList { data, next_cursor: next.map(|id| id.to_string()) }))
+}
+
+/// What a session is to be called.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionPatch {
+    /// For its user.
+    #[schema(min_length = 1, max_length = 64)]
+    name: String,
+}
+
+impl Validate for SessionPatch {
+    fn validate(&self, wrong: &mut Vec<FieldError>) {
+        length(&self.name, "/name", 1, 64, wrong);
+    }
+}
+
+/// `PATCH /v1/me/sessions/{session_id}`
+pub async fn name_session(ctx: Context, Json(request): Json<SessionPatch>) -> Result<Reply<Ended>> {
+    let caller = ctx.user()?;
+    let target: SessionId = ctx.path("session_id")?;
+    ctx.services().iam.name_session(&caller.session, target, request.name, ctx.origin().clone()).await?;
+    Ok(Reply::empty())
+}
+
+/// Which sessions to end.
+pub struct OthersQuery {
+    devices: bool,
+}
+
+impl Params for OthersQuery {
+    const NAMES: &'static [(&'static str, &'static str)] =
+        &[("devices", "true: the sessions of the caller's devices, too. They go on receiving commands.")];
+    fn read(values: &Values, wrong: &mut Vec<FieldError>) -> Self {
+        Self { devices: values.parse("devices", wrong).unwrap_or(false) }
+    }
+}
+
+/// What was ended.
+#[derive(Serialize, ToSchema)]
+pub struct EndedSessions {
+    /// How many sessions.
+    ended: usize,
+}
+
+/// `DELETE /v1/me/sessions`
+pub async fn end_other_sessions(ctx: Context, Query(query): Query<OthersQuery>) -> Result<Reply<EndedSessions>> {
+    let caller = ctx.user()?;
+    let origin = ctx.origin().clone();
+    let ended = ctx.services().iam.end_other_sessions(&caller.session, query.devices, origin).await?;
+    Ok(Reply::new(EndedSessions { ended }))
 }
 
 /// `DELETE /v1/me/sessions/{session_id}`

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::model::{EndCause, EnrollmentTokenRow};
-use super::session::TokenPair;
+use super::model::{Binding, EndCause, EnrollmentTokenRow};
+use super::session::{Proof, TokenPair};
 use super::{Iam, SessionEntry};
-use crate::crypto::{Jwk, sha256};
+use crate::crypto::{Jwk, OpaqueToken, TokenKind, sha256};
 use crate::domains::audit::{self, Action, NewEntry};
 use crate::domains::devices::{self, Device, DeviceState, PlanTier, SensorsDeclared};
-use crate::domains::tenants;
+use crate::domains::tenants::{self, AttestationPolicy, TenantState};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, DeviceNo, EnrollmentId, TenantId, UserId};
 use crate::kernel::rate::Quota;
@@ -34,6 +34,8 @@ pub struct Enrollment {
     pub public_key: Option<Jwk>,
     /// Whether it brought an attestation.
     pub attested: bool,
+    /// The key that the session's tokens are to be bound to.
+    pub binding: Option<Binding>,
 }
 
 /// By what right it comes.
@@ -67,7 +69,7 @@ impl Iam {
         }
         let this = self.clone();
         let (row, device) = self.inner.store.write(move |tx| this.enroll_in(tx, &wanted, &by, &origin)).await?;
-        let access = self.mint_device(device.owner, device.tenant, row.id, &device.id);
+        let access = self.mint_device(&row, &device.id);
         let pair = self.pair(&row, row.family.generation, access);
         Ok(Enrolled { pair, trial_expires_at: device.trial_expires_at })
     }
@@ -83,13 +85,16 @@ impl Iam {
         let now = inner.clock.now();
         let right = self.right(tx, wanted, by, now)?;
         let tenant = tenants::load(tx, right.tenant)?.ok_or_else(refused)?;
+        if tenant.state != TenantState::Active {
+            return Err(tenants::suspended().into());
+        }
         let known = devices::load(tx, right.tenant, &wanted.device_id)?;
         if known.is_some() && !known.as_ref().is_some_and(|d| right.covers(d)) {
             let detail = "A device of this name is enrolled already. Its owner, or a token issued for this very device, can enroll it again.";
             return Err(Refusal::new(Kind::Conflict, "device_exists", detail).into());
         }
         if known.is_none() {
-            if tenant.attestation_required && !wanted.attested {
+            if tenant.attestation == AttestationPolicy::Required && !wanted.attested {
                 let detail =
                     "This tenant demands proof of the device's hardware. Send attestation with the enrollment.";
                 return Err(Refusal::new(Kind::Forbidden, "attestation_required", detail).into());
@@ -112,7 +117,8 @@ impl Iam {
                 registered(no, right.tenant, right.owner, wanted, now, inner.settings.trial)
             }
         };
-        let row = self.open_session(tx, device.tenant, device.owner, Some(&device), origin)?;
+        let proof = Proof { binding: wanted.binding.clone(), ..Proof::default() };
+        let row = self.open_session(tx, device.tenant, device.owner, Some(&device), proof, origin)?;
         device.session = Some(row.id);
         devices::save(tx, &inner.devices, &device)?;
         let entry = NewEntry::new(action, origin).user(right.owner).device(&device.id).reason(right.how);
@@ -215,8 +221,7 @@ pub(super) fn new_token(
     random: &Random,
     origin: &Origin,
 ) -> Result<String> {
-    use base64ct::{Base64UrlUnpadded, Encoding};
-    let token = format!("bre_{}", Base64UrlUnpadded::encode_string(&random.bytes::<32>()));
+    let token = OpaqueToken::generate(TokenKind::Enrollment, random);
     let row = EnrollmentTokenRow {
         id: EnrollmentId::generate(now, random),
         tenant,
@@ -228,10 +233,10 @@ pub(super) fn new_token(
         device: spec.device.clone(),
         revoked: false,
     };
-    tx.put(ENROLLMENT_TOKENS, Key::new().bytes(sha256(token.as_bytes())), &row)?;
+    tx.put(ENROLLMENT_TOKENS, Key::new().bytes(token.hash()), &row)?;
     let entry = NewEntry::new(Action::EnrollmentTokenCreated, origin).user(owner).reason(row.id.to_string());
     audit::append(tx, tenant, now, random, &entry)?;
-    Ok(token)
+    Ok(token.expose().to_owned())
 }
 
 /// A right that was checked.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::time::Duration;
 
-use super::model::{EndCause, SessionRow};
+use super::model::{Binding, EndCause, SessionRow};
 use crate::kernel::ids::{DeviceId, SessionId, TenantId, UserId};
 use crate::kernel::{Result, Timestamp};
 use crate::store::Snapshot;
@@ -19,9 +20,23 @@ pub struct SessionEntry {
     pub user: UserId,
     /// The device that holds it; `None` for a person.
     pub device: Option<DeviceId>,
+    /// The key that its tokens are bound to.
+    pub binding: Option<Binding>,
     ended: AtomicU8,
     last_used_ms: AtomicI64,
+    authenticated_ms: AtomicI64,
+    second_factor_ms: AtomicI64,
     absolute_expires_ms: i64,
+}
+
+/// How long a proof of who somebody is counts as fresh.
+pub const FRESH: Duration = Duration::from_secs(5 * 60);
+const NEVER: i64 = i64::MIN;
+
+fn is_fresh(at_ms: i64, now: Timestamp) -> bool {
+    let age_ms = now.as_millis().saturating_sub(at_ms);
+    // A moment from the future means that the clock was set back: that proof counts no more.
+    at_ms != NEVER && (0..=i64::try_from(FRESH.as_millis()).unwrap_or(0)).contains(&age_ms)
 }
 
 impl SessionEntry {
@@ -52,6 +67,16 @@ impl SessionEntry {
         if ms - self.last_used_ms.load(Ordering::Relaxed) >= 1_000 {
             self.last_used_ms.store(ms, Ordering::Relaxed);
         }
+    }
+
+    /// Whether its holder proved who they are, by whatever means, within the last five minutes.
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        is_fresh(self.authenticated_ms.load(Ordering::Acquire), now)
+    }
+
+    /// Whether its holder showed a second factor within the last five minutes.
+    pub fn has_fresh_second_factor(&self, now: Timestamp) -> bool {
+        is_fresh(self.second_factor_ms.load(Ordering::Acquire), now)
     }
 
     /// When it was last used, to the second.
@@ -92,14 +117,29 @@ impl Index {
                 tenant: row.tenant,
                 user: row.user,
                 device: row.device.clone(),
+                binding: row.binding.clone(),
                 ended: AtomicU8::new(0),
+                authenticated_ms: AtomicI64::new(NEVER),
+                second_factor_ms: AtomicI64::new(NEVER),
                 last_used_ms: AtomicI64::new(row.last_refresh_at.as_millis()),
                 absolute_expires_ms: row.family.absolute_expires_at.as_millis(),
             })
         });
+        let ms = |at: Option<Timestamp>| at.map_or(NEVER, Timestamp::as_millis);
+        entry.authenticated_ms.store(ms(row.authenticated_at), Ordering::Release);
+        entry.second_factor_ms.store(ms(row.second_factor_at), Ordering::Release);
         if let Some((cause, _)) = row.ended {
             entry.end(cause);
         }
+    }
+
+    /// Forgets every session of a tenant; who still holds an entry finds it ended.
+    pub fn remove_tenant(&self, tenant: TenantId) {
+        let pinned = self.sessions.pin();
+        for entry in pinned.values().filter(|s| s.tenant == tenant) {
+            entry.end(EndCause::Revoked);
+        }
+        pinned.retain(|_, entry| entry.tenant != tenant);
     }
 
     /// Forgets sessions whose families can never be refreshed again.

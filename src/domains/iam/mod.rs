@@ -6,32 +6,43 @@
 //! Knows nothing of HTTP, cookies or headers.
 
 pub mod api;
+mod api_key;
+mod directory;
 mod enroll;
 mod index;
 mod keys;
 mod login;
 mod model;
+mod permission;
 pub mod refresh;
+mod roles;
+mod second_factor;
 mod session;
 mod setup;
 mod token;
+mod users;
 
+pub use api_key::{ApiKeyEntry, Bound, KeyKind, looks_like_api_key};
+pub use directory::UserEntry;
 pub use enroll::{Enrolled, Enrollment, EnrollmentBy, TokenSpec};
-pub use index::SessionEntry;
+pub use index::{FRESH, SessionEntry};
 pub use keys::{load as load_keys, rotate as rotate_keys};
 pub use login::{Credentials, LoggedIn};
-pub use model::{EndCause, Permission, SessionView, User};
-pub use session::TokenPair;
+pub use model::{Binding, EndCause, SessionView, User};
+pub use permission::{Permission, PermissionSet, Role, RoleName};
+pub use session::{Presenter, TokenPair};
 pub use setup::{FirstSecrets, set_up};
 pub use token::{AccessClaims, DEVICE_SCOPE};
+pub use users::NewUser;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::crypto::keyring::KeyRing;
-use crate::crypto::{JwtPolicy, SealingKey};
+use crate::crypto::{JwtPolicy, SealingKey, password};
 use crate::domains::devices::Devices;
 use crate::domains::killswitch::KillSwitch;
+use crate::domains::tenants::Tenants;
 use crate::kernel::ids::{DeviceId, SessionId, TenantId, UserId};
 use crate::kernel::{Clock, Random, Result};
 use crate::store::Store;
@@ -67,6 +78,7 @@ pub struct Iam {
 
 struct Inner {
     store: Store,
+    tenants: Tenants,
     devices: Devices,
     killswitch: KillSwitch,
     keys: KeyRing,
@@ -74,14 +86,20 @@ struct Inner {
     random: Random,
     settings: Settings,
     policy: JwtPolicy,
+    password_cost: password::Params,
     refresh_key: [u8; 32],
+    api_key_key: [u8; 32],
     sessions: index::Index,
+    directory: directory::Directory,
+    api_keys: api_key::Index,
     enroll_rates: papaya::HashMap<[u8; 32], Arc<crate::kernel::rate::SlidingWindow>>,
     argon: login::ArgonPool,
 }
 
 /// What identity is built from.
 pub struct Parts {
+    /// Companies.
+    pub tenants: Tenants,
     /// The registry.
     pub devices: Devices,
     /// For the lock that answers a stolen refresh token.
@@ -99,11 +117,18 @@ pub struct Parts {
 }
 
 impl Iam {
-    /// Reads every living session of the data file into the index.
+    /// Reads people, living sessions and API keys of the data file into memory.
     pub fn rebuild(parts: Parts) -> Result<Self> {
         let store = parts.devices.store().clone();
         let sessions = index::Index::default();
-        sessions.rebuild(&store.read()?, parts.clock.now())?;
+        let directory = directory::Directory::default();
+        let api_keys = api_key::Index::default();
+        let snapshot = store.read()?;
+        sessions.rebuild(&snapshot, parts.clock.now())?;
+        directory.rebuild(&snapshot)?;
+        api_keys.rebuild(&snapshot)?;
+        let password_cost = setup::password_cost(&snapshot)?;
+        drop(snapshot);
         let lifetime_s = u32::try_from(parts.settings.access_ttl.as_secs()).unwrap_or(u32::MAX);
         let policy = JwtPolicy {
             issuer: parts.settings.issuer.clone(),
@@ -115,15 +140,20 @@ impl Iam {
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
+                tenants: parts.tenants,
                 devices: parts.devices,
                 killswitch: parts.killswitch,
                 keys: parts.keys,
                 clock: parts.clock,
+                password_cost,
                 refresh_key: parts.sealing.derive("refresh-token"),
+                api_key_key: parts.sealing.derive("api-key"),
                 random: parts.random,
                 settings: parts.settings,
                 policy,
                 sessions,
+                directory,
+                api_keys,
                 enroll_rates: papaya::HashMap::new(),
                 argon: login::ArgonPool::default(),
             }),
@@ -138,6 +168,21 @@ impl Iam {
     /// The living or just ended session with this id; `None` when it never was or ended long ago.
     pub fn session(&self, id: SessionId) -> Option<Arc<SessionEntry>> {
         self.inner.sessions.get(id)
+    }
+
+    /// The live side of a person; `None` when they were removed.
+    pub fn user_entry(&self, id: UserId) -> Option<Arc<UserEntry>> {
+        self.inner.directory.get(id)
+    }
+
+    /// The living API key or instance token with this text.
+    pub fn api_key(&self, text: &str) -> Option<Arc<ApiKeyEntry>> {
+        self.inner.api_keys.verify(&self.inner.api_key_key, text, self.inner.clock.now())
+    }
+
+    /// What a user's roles allow.
+    pub fn permissions_of(&self, user: &User) -> PermissionSet {
+        self.inner.directory.permissions_of(user.tenant, &user.roles, user.system_admin)
     }
 
     /// A user's stored row.

@@ -1,74 +1,13 @@
-//! Users, sessions, enrollment tokens and what a role may do.
+//! Users, sessions and enrollment tokens as they are stored.
 
 use serde::{Deserialize, Serialize};
 
+use super::permission::{Role, RoleName};
 use super::refresh::Family;
 use crate::kernel::ids::{DeviceId, EnrollmentId, SessionId, TenantId, UserId};
 use crate::kernel::{Result, Timestamp};
 use crate::store::tables::{Key, USERS};
 use crate::store::{Row, Snapshot};
-
-/// What a user may do. The names are the wire's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Permission {
-    /// `devices:read`
-    DevicesRead,
-    /// `devices:write`
-    DevicesWrite,
-    /// `devices:command`
-    DevicesCommand,
-    /// `audit:read`
-    AuditRead,
-    /// `system:admin`: the appliance itself.
-    SystemAdmin,
-}
-
-impl Permission {
-    /// As on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::DevicesRead => "devices:read",
-            Self::DevicesWrite => "devices:write",
-            Self::DevicesCommand => "devices:command",
-            Self::AuditRead => "audit:read",
-            Self::SystemAdmin => "system:admin",
-        }
-    }
-
-    /// Every permission there is.
-    pub const ALL: [Self; 5] =
-        [Self::DevicesRead, Self::DevicesWrite, Self::DevicesCommand, Self::AuditRead, Self::SystemAdmin];
-}
-
-/// A built-in role.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Everything within the tenant.
-    Admin,
-    /// Watches, investigates, locks and releases.
-    SecurityAnalyst,
-    /// Reads and enrolls.
-    Manager,
-    /// Reads.
-    Viewer,
-    /// Reads, and the audit log of all devices.
-    Auditor,
-}
-
-impl Role {
-    /// Whether the role includes the permission.
-    pub const fn allows(self, permission: Permission) -> bool {
-        use Permission::{AuditRead, DevicesCommand, DevicesRead, DevicesWrite, SystemAdmin};
-        match permission {
-            DevicesRead => true,
-            DevicesWrite => matches!(self, Self::Admin | Self::Manager),
-            DevicesCommand => matches!(self, Self::Admin | Self::SecurityAnalyst),
-            AuditRead => matches!(self, Self::Admin | Self::SecurityAnalyst | Self::Auditor),
-            SystemAdmin => false,
-        }
-    }
-}
 
 /// A stored user.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,34 +16,45 @@ pub struct User {
     pub id: UserId,
     /// Where they belong.
     pub tenant: TenantId,
-    /// Unique on the appliance.
+    /// Unique on the appliance; upper and lower case are the same.
     pub username: String,
-    /// PHC string.
-    pub(super) password: String,
+    /// For people.
+    #[serde(default)]
+    pub display_name: Option<String>,
+    /// Where an invitation may be sent by hand; the appliance itself sends no mail.
+    #[serde(default)]
+    pub email: Option<String>,
+    /// PHC string; `None` until an invited person has chosen a password.
+    pub(super) password: Option<String>,
     /// What they may do.
-    pub roles: Vec<Role>,
+    pub roles: Vec<RoleName>,
     /// Whether they also administer the appliance.
     pub system_admin: bool,
     /// A disabled user cannot log in.
     pub disabled: bool,
     /// When they were made.
     pub created_at: Timestamp,
+    /// When the password was last set.
+    #[serde(default)]
+    pub password_changed_at: Option<Timestamp>,
 }
 impl Row for User {}
 
 impl User {
-    /// Whether one of the roles includes the permission.
-    pub fn may(&self, permission: Permission) -> bool {
-        match permission {
-            Permission::SystemAdmin => self.system_admin,
-            other => self.roles.iter().any(|role| role.allows(other)),
-        }
+    /// Whether the built-in administrator role is among the roles, and the user may log in.
+    pub fn is_administrator(&self) -> bool {
+        !self.disabled && self.roles.contains(&RoleName::BuiltIn(Role::Admin))
     }
+}
 
-    /// The names of all permissions, for the token's scope.
-    pub fn permissions(&self) -> Vec<&'static str> {
-        Permission::ALL.into_iter().filter(|p| self.may(*p)).map(Permission::name).collect()
-    }
+/// How a session's tokens are bound to a key that its holder must prove to have.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Binding {
+    /// A DPoP key, by its RFC 7638 thumbprint (RFC 9449, section 6).
+    Dpop(String),
+    /// A client certificate, by the SHA-256 of its DER in base64url (RFC 8705, section 3).
+    Certificate(String),
 }
 
 /// Reads one user.
@@ -140,6 +90,18 @@ pub(super) struct SessionRow {
     pub user_agent: Option<String>,
     pub family: Family,
     pub ended: Option<(EndCause, Timestamp)>,
+    /// What its user calls it.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// When its holder last proved who they are.
+    #[serde(default)]
+    pub authenticated_at: Option<Timestamp>,
+    /// When they last did so with a second factor.
+    #[serde(default)]
+    pub second_factor_at: Option<Timestamp>,
+    /// The key that its tokens are bound to.
+    #[serde(default)]
+    pub binding: Option<Binding>,
 }
 impl Row for SessionRow {}
 
@@ -153,6 +115,8 @@ pub struct SessionView {
     /// The device that holds it; null for a person.
     #[schema(value_type = Option<String>)]
     pub device_id: Option<DeviceId>,
+    /// What its user calls it.
+    pub name: Option<String>,
     /// The address it was opened from.
     pub ip: Option<String>,
     /// The program it was opened with.

@@ -36,9 +36,10 @@ impl Fingerprint {
         Self(Base64UrlUnpadded::encode_string(&sha256(text.as_bytes())))
     }
 
-    /// A person: the session itself.
-    pub fn of_session(session: SessionId) -> Self {
-        Self(Base64UrlUnpadded::encode_string(&sha256(session.to_string().as_bytes())))
+    /// A person: the session itself, and the key that it is bound to where it is bound to one.
+    pub fn of_session(session: SessionId, bound_key: Option<&str>) -> Self {
+        let text = format!("{session}\u{1f}{}", bound_key.unwrap_or(""));
+        Self(Base64UrlUnpadded::encode_string(&sha256(text.as_bytes())))
     }
 }
 
@@ -115,6 +116,11 @@ impl Family {
         hmac_sha256(key, &message)
     }
 
+    /// Whether its live token would still be taken.
+    pub fn is_alive(&self, now: Timestamp) -> bool {
+        !self.expired(now)
+    }
+
     fn expired(&self, now: Timestamp) -> bool {
         now >= self.expires_at || now >= self.absolute_expires_at
     }
@@ -161,7 +167,7 @@ mod tests {
             rotated_at: (generation > 1).then_some(now),
             expires_at: now.plus(Duration::from_secs(7 * 86_400)),
             absolute_expires_at: now.plus(Duration::from_secs(30 * 86_400)),
-            fingerprint: Fingerprint::of_session(session),
+            fingerprint: Fingerprint::of_session(session, None),
         };
         (family, session)
     }
@@ -172,7 +178,7 @@ mod tests {
         let (family, session) = setup(3);
         let at = family.rotated_at.unwrap_or_default();
         let same = family.fingerprint.clone();
-        let other = Fingerprint::of_session(SessionId::NIL);
+        let other = Fingerprint::of_session(SessionId::NIL, None);
         for (name, generation, after_s, holder, expect) in [
             ("the live token", 3, 0, Some(&same), Rotation::Next),
             ("the live token, much later", 3, 86_400, Some(&same), Rotation::Next),

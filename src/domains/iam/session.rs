@@ -2,17 +2,18 @@
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 
-use super::model::{self, EndCause, SessionRow, SessionView};
+use super::model::{self, Binding, EndCause, SessionRow, SessionView};
 use super::refresh::{self, Family, Fingerprint, Presented, Rotation};
 use super::{Iam, SessionEntry};
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
 use crate::domains::devices::{self, BlockCause, Blocked, Device};
 use crate::domains::killswitch::{self, NewCommand};
+use crate::domains::tenants::{self, TenantState};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, SessionId, TenantId, UserId};
 use crate::kernel::{Error, Kind, Refusal, Result};
-use crate::store::tables::{Key, SESSIONS};
-use crate::store::{Tx, codec};
+use crate::store::Tx;
+use crate::store::tables::{Key, SESSIONS, SESSIONS_BY_USER};
 
 /// A fresh pair of tokens, and whom it is for.
 #[derive(Clone, Debug)]
@@ -25,14 +26,49 @@ pub struct TokenPair {
     pub expires_in: u64,
     /// The session behind both.
     pub session: SessionId,
+    /// How the access token is presented: `Bearer`, or `DPoP` when it is bound to a key.
+    pub token_type: &'static str,
 }
 
-/// Sessions of one user, or of one device, that are looked at together. More are a sign of abuse.
-const SESSIONS_SCANNED_MAX: usize = 10_000;
+/// How somebody proved who they are when a session was opened.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Proof {
+    /// A person did, just now; a device's enrollment is not a person's proof.
+    pub person: bool,
+    /// A second factor was among it.
+    pub second_factor: bool,
+    /// The key that the session's tokens are to be bound to.
+    pub binding: Option<Binding>,
+}
 
-fn key(tenant: TenantId, session: SessionId) -> Key {
+/// What a request shows of who presents a refresh token.
+#[derive(Clone, Debug, Default)]
+pub struct Presenter {
+    /// What the device says of itself: its id and its platform.
+    pub claimed: Option<(DeviceId, String)>,
+    /// The key that the request proves to have: by DPoP, or by a client certificate.
+    pub key: Option<Binding>,
+}
+
+impl Binding {
+    fn text(&self) -> &str {
+        match self {
+            Self::Dpop(text) | Self::Certificate(text) => text,
+        }
+    }
+}
+
+pub(super) fn key(tenant: TenantId, session: SessionId) -> Key {
     Key::new().bytes(tenant.to_bytes()).bytes(session.to_bytes())
 }
+
+/// Where the living sessions of a user stand; one that ends is taken out.
+pub(super) fn user_key(tenant: TenantId, user: UserId) -> Key {
+    Key::new().bytes(tenant.to_bytes()).bytes(user.to_bytes())
+}
+
+/// Sessions of one user that one change ends. Who owns more devices ends them by the devices.
+const SESSIONS_ENDED_MAX: usize = 10_000;
 
 enum Outcome {
     Fresh { row: Box<SessionRow>, generation: u32 },
@@ -47,6 +83,7 @@ impl Iam {
         tenant: TenantId,
         user: UserId,
         device: Option<&Device>,
+        proof: Proof,
         origin: &Origin,
     ) -> Result<SessionRow> {
         let inner = &self.inner;
@@ -54,7 +91,7 @@ impl Iam {
         let id = SessionId::generate(now, &inner.random);
         let fingerprint = match device {
             Some(device) => fingerprint_of(device)?,
-            None => Fingerprint::of_session(id),
+            None => Fingerprint::of_session(id, proof.binding.as_ref().map(Binding::text)),
         };
         let row = SessionRow {
             id,
@@ -74,12 +111,17 @@ impl Iam {
                 fingerprint,
             },
             ended: None,
+            name: None,
+            authenticated_at: proof.person.then_some(now),
+            second_factor_at: proof.second_factor.then_some(now),
+            binding: proof.binding,
         };
+        tx.put_raw(SESSIONS_BY_USER, user_key(tenant, user).bytes(id.to_bytes()), &[])?;
         self.save_session(tx, &row)?;
         Ok(row)
     }
 
-    fn save_session(&self, tx: &mut Tx<'_>, row: &SessionRow) -> Result<()> {
+    pub(super) fn save_session(&self, tx: &mut Tx<'_>, row: &SessionRow) -> Result<()> {
         tx.put(SESSIONS, key(row.tenant, row.id), row)?;
         let (iam, row) = (self.clone(), row.clone());
         tx.after_commit(move || iam.inner.sessions.apply(&row));
@@ -93,38 +135,34 @@ impl Iam {
             refresh_token: row.family.token(&self.inner.refresh_key, row.id, generation),
             expires_in: self.inner.settings.access_ttl.as_secs(),
             session: row.id,
+            token_type: match row.binding {
+                Some(Binding::Dpop(_)) => "DPoP",
+                Some(Binding::Certificate(_)) | None => "Bearer",
+            },
         }
     }
 
-    /// Exchanges a refresh token. `platform` is what the presenter says of itself, where it says anything.
+    /// Exchanges a refresh token.
     ///
     /// # Errors
     /// 403 `refresh_invalid` for what is unknown, expired or logged out; 403 `refresh_reused` for theft, after which the
     /// family and the device's other sessions are revoked, the device is blocked and told to lock itself.
-    pub async fn refresh(
-        &self,
-        token: &str,
-        platform: Option<(DeviceId, String)>,
-        origin: Origin,
-    ) -> Result<TokenPair> {
+    pub async fn refresh(&self, token: &str, presenter: Presenter, origin: Origin) -> Result<TokenPair> {
         let invalid = || Error::from(refresh_invalid());
         let presented = Presented::parse(token).ok_or_else(invalid)?;
         let entry = self.session(presented.session).ok_or_else(invalid)?;
         let (this, tenant) = (self.clone(), entry.tenant);
-        let outcome = self
-            .inner
-            .store
-            .write(move |tx| this.refresh_in(tx, tenant, &presented, platform.as_ref(), &origin))
-            .await?;
+        let outcome =
+            self.inner.store.write(move |tx| this.refresh_in(tx, tenant, &presented, &presenter, &origin)).await?;
         match outcome {
             Outcome::Fresh { row, generation } => {
                 entry.touch(self.inner.clock.now());
                 let access = match &row.device {
-                    Some(device) => self.mint_device(row.user, row.tenant, row.id, device),
+                    Some(device) => self.mint_device(&row, device),
                     None => {
                         let user =
                             self.user(row.tenant, row.user).await?.filter(|u| !u.disabled).ok_or_else(invalid)?;
-                        self.mint_user(&user, row.id)
+                        self.mint_user(&user, &row)
                     }
                 };
                 Ok(self.pair(&row, generation, access))
@@ -143,7 +181,7 @@ impl Iam {
         tx: &mut Tx<'_>,
         tenant: TenantId,
         presented: &Presented,
-        claimed: Option<&(DeviceId, String)>,
+        presenter: &Presenter,
         origin: &Origin,
     ) -> Result<Outcome> {
         let inner = &self.inner;
@@ -153,13 +191,12 @@ impl Iam {
             Some(id) => devices::load(tx, tenant, id)?,
             None => None,
         };
-        let holder = match (claimed, &device) {
-            (Some((id, platform)), Some(device)) => {
-                let thumbprint = thumbprint_of(device)?;
-                Some(Fingerprint::of_device(id, platform, thumbprint.as_deref()))
-            }
-            _ => None,
-        };
+        let holder = holder(&row, device.as_ref(), presenter)?;
+        // A suspended tenant's token is neither used up nor theft: it works again when the tenant does.
+        let tenant_row = tenants::load(tx, tenant)?.ok_or_else(refresh_invalid)?;
+        if tenant_row.state != TenantState::Active {
+            return Err(tenants::suspended().into());
+        }
         let ended = row.ended.is_some();
         match refresh::rotate(&row.family, &inner.refresh_key, presented, holder.as_ref(), ended, now) {
             Rotation::Invalid => Err(refresh_invalid().into()),
@@ -218,9 +255,10 @@ impl Iam {
         Ok(())
     }
 
-    fn end_row(&self, tx: &mut Tx<'_>, mut row: SessionRow, cause: EndCause) -> Result<()> {
+    pub(super) fn end_row(&self, tx: &mut Tx<'_>, mut row: SessionRow, cause: EndCause) -> Result<()> {
         if row.ended.is_none() {
             row.ended = Some((cause, self.inner.clock.now()));
+            tx.delete(SESSIONS_BY_USER, user_key(row.tenant, row.user).bytes(row.id.to_bytes()))?;
             self.save_session(tx, &row)?;
         }
         Ok(())
@@ -275,35 +313,111 @@ impl Iam {
         Ok(())
     }
 
-    /// The living sessions of a user, newest first; its devices' sessions among them.
-    pub async fn sessions(&self, tenant: TenantId, user: UserId, current: SessionId) -> Result<Vec<SessionView>> {
+    /// A page of the living sessions of a user, newest first; those of the devices they own among them.
+    pub async fn sessions(
+        &self,
+        tenant: TenantId,
+        user: UserId,
+        current: Option<SessionId>,
+        before: Option<SessionId>,
+        limit: usize,
+    ) -> Result<(Vec<SessionView>, Option<SessionId>)> {
         let this = self.clone();
         let now = self.inner.clock.now();
         self.inner
             .store
             .read_with(move |snapshot| {
                 let mut views = Vec::new();
-                let mut seen = 0;
-                snapshot.visit_back(SESSIONS, &Key::new().bytes(tenant.to_bytes()), None, |_, value| {
-                    seen += 1;
-                    let row: SessionRow = codec::decode(value)?;
-                    if row.user == user && row.ended.is_none() && row.family.absolute_expires_at > now {
-                        let last_used_at = this.session(row.id).map_or(row.last_refresh_at, |e| e.last_used());
-                        views.push(SessionView {
-                            id: row.id,
-                            device_id: row.device,
-                            ip: row.ip,
-                            user_agent: row.user_agent,
-                            created_at: row.created_at,
-                            last_used_at,
-                            current: row.id == current,
-                        });
+                let mut next = None;
+                let prefix = user_key(tenant, user);
+                let below = before.map(|id| prefix.clone().bytes(id.to_bytes()));
+                snapshot.visit_back(SESSIONS_BY_USER, &prefix, below.as_ref(), |place, _| {
+                    let id = place.last_chunk::<16>().map(|b| SessionId::from_bytes(*b));
+                    let row: Option<SessionRow> = match id {
+                        Some(id) => snapshot.get(SESSIONS, key(tenant, id))?,
+                        None => None,
+                    };
+                    let Some(row) = row.filter(|r| r.ended.is_none() && r.family.is_alive(now)) else {
+                        return Ok(true);
+                    };
+                    if views.len() >= limit {
+                        next = views.last().map(|v: &SessionView| v.id);
+                        return Ok(false);
                     }
-                    Ok(seen < SESSIONS_SCANNED_MAX && views.len() < crate::kernel::limits::PAGE_MAX)
+                    let last_used_at = this.session(row.id).map_or(row.last_refresh_at, |e| e.last_used());
+                    views.push(SessionView {
+                        id: row.id,
+                        device_id: row.device,
+                        name: row.name,
+                        ip: row.ip,
+                        user_agent: row.user_agent,
+                        created_at: row.created_at,
+                        last_used_at,
+                        current: current == Some(row.id),
+                    });
+                    Ok(true)
                 })?;
-                Ok(views)
+                Ok((views, next))
             })
             .await
+    }
+
+    /// Gives one of a user's own sessions a name.
+    ///
+    /// # Errors
+    /// `not_found` also for another user's session.
+    pub async fn name_session(&self, by: &SessionEntry, target: SessionId, name: String, origin: Origin) -> Result<()> {
+        let (this, tenant, user) = (self.clone(), by.tenant, by.user);
+        self.inner
+            .store
+            .write(move |tx| {
+                let row: Option<SessionRow> = tx.get(SESSIONS, key(tenant, target))?;
+                let visible = |r: &SessionRow| r.user == user && r.ended.is_none();
+                let mut row = row.filter(visible).ok_or_else(Refusal::not_found)?;
+                row.name = Some(name.clone());
+                this.save_session(tx, &row)?;
+                let entry =
+                    NewEntry::new(Action::SessionRenamed, &origin).user(user).reason(format!("session {target}"));
+                audit::append(tx, tenant, this.inner.clock.now(), &this.inner.random, &entry).map(drop)
+            })
+            .await
+    }
+
+    /// Ends a user's sessions but `keep`, in the caller's transaction; those of the user's devices only when asked.
+    /// Says how many. One audit entry stands for all of them.
+    pub(super) fn end_sessions_in(
+        &self,
+        tx: &mut Tx<'_>,
+        tenant: TenantId,
+        user: UserId,
+        keep: Option<SessionId>,
+        devices_too: bool,
+        origin: &Origin,
+    ) -> Result<usize> {
+        let mut ended = 0;
+        for (place, _) in tx.scan(SESSIONS_BY_USER, &user_key(tenant, user), SESSIONS_ENDED_MAX)? {
+            let Some(id) = place.last_chunk::<16>().map(|b| SessionId::from_bytes(*b)) else { continue };
+            if keep == Some(id) {
+                continue;
+            }
+            let Some(row) = tx.get::<SessionRow>(SESSIONS, key(tenant, id))? else { continue };
+            if row.ended.is_some() || (row.device.is_some() && !devices_too) {
+                continue;
+            }
+            self.end_row(tx, row, EndCause::Revoked)?;
+            ended += 1;
+        }
+        if ended > 0 {
+            let entry = NewEntry::new(Action::SessionRevoked, origin).user(user).reason(format!("{ended} sessions"));
+            audit::append(tx, tenant, self.inner.clock.now(), &self.inner.random, &entry)?;
+        }
+        Ok(ended)
+    }
+
+    /// Ends all sessions of a user but the one that asks; those of the user's devices only when asked. Says how many.
+    pub async fn end_other_sessions(&self, by: &SessionEntry, devices_too: bool, origin: Origin) -> Result<usize> {
+        let (this, tenant, user, keep) = (self.clone(), by.tenant, by.user, by.id);
+        self.inner.store.write(move |tx| this.end_sessions_in(tx, tenant, user, Some(keep), devices_too, &origin)).await
     }
 
     /// Forgets sessions that can never come back; run from time to time.
@@ -318,6 +432,20 @@ impl Iam {
     pub(super) fn load_user(tx: &mut Tx<'_>, tenant: TenantId, user: UserId) -> Result<Option<model::User>> {
         tx.get(crate::store::tables::USERS, Key::new().bytes(tenant.to_bytes()).bytes(user.to_bytes()))
     }
+}
+
+/// Whose the request is by what it shows; `None` when it shows nothing that could contradict the family's own holder.
+fn holder(row: &SessionRow, device: Option<&Device>, presenter: &Presenter) -> Result<Option<Fingerprint>> {
+    let shown = presenter.key.as_ref().map(Binding::text);
+    let Some(device) = device else {
+        // Tokens that are bound to a key are worth nothing without it.
+        return Ok(row.binding.is_some().then(|| Fingerprint::of_session(row.id, shown)));
+    };
+    if row.binding.is_some() && row.binding != presenter.key {
+        return Ok(Some(Fingerprint::of_device(&device.id, &device.platform, shown)));
+    }
+    let Some((id, platform)) = &presenter.claimed else { return Ok(None) };
+    Ok(Some(Fingerprint::of_device(id, platform, thumbprint_of(device)?.as_deref())))
 }
 
 fn thumbprint_of(device: &Device) -> Result<Option<String>> {

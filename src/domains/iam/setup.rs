@@ -3,18 +3,20 @@
 use std::time::Duration;
 
 use base64ct::{Base64UrlUnpadded, Encoding};
+use serde::{Deserialize, Serialize};
 
 use super::enroll::{TokenSpec, new_token};
 use super::keys;
-use super::model::{Role, User};
+use super::model::User;
+use super::permission::{Role, RoleName};
 use crate::crypto::{SealingKey, Secret, password};
 use crate::domains::audit::{self, Action, NewEntry};
-use crate::domains::tenants::{self, EnrollmentPolicy, Tenant};
+use crate::domains::tenants::{self, Tenant};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{TenantId, UserId};
 use crate::kernel::{Clock, Error, Random, Result};
-use crate::store::tables::{Key, USER_NAMES, USERS};
-use crate::store::{Store, Tx, codec};
+use crate::store::tables::{Key, META, USER_NAMES, USERS};
+use crate::store::{Row, Snapshot, Store, Tx, codec};
 
 /// What the first start shows once.
 pub struct FirstSecrets {
@@ -32,13 +34,47 @@ pub struct FirstSecrets {
 const ADMIN: &str = "admin";
 const FIRST_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 
-/// Sets up an empty data file.
+/// Under which the cost of password hashes stands in the table of single values.
+const PASSWORD_COST: &str = "password_cost";
+
+/// What a password hash costs on this machine, measured at the first start.
+#[derive(Serialize, Deserialize)]
+struct CostRow {
+    m_cost_kib: u32,
+    t_cost: u32,
+    p_cost: u32,
+}
+impl Row for CostRow {}
+
+impl From<password::Params> for CostRow {
+    fn from(params: password::Params) -> Self {
+        Self { m_cost_kib: params.m_cost_kib, t_cost: params.t_cost, p_cost: params.p_cost }
+    }
+}
+
+/// What new password hashes cost: as measured at the first start, the default where nothing was.
+pub(super) fn password_cost(snapshot: &Snapshot) -> Result<password::Params> {
+    let stored: Option<CostRow> = snapshot.get(META, Key::new().text(PASSWORD_COST))?;
+    Ok(stored.map_or_else(password::Params::default, |row| password::Params {
+        m_cost_kib: row.m_cost_kib,
+        t_cost: row.t_cost,
+        p_cost: row.p_cost,
+    }))
+}
+
+/// Sets up an empty data file. `cost` is what a password hash may cost on this machine, from now on.
 ///
 /// # Errors
 /// When it is not empty: nothing is changed then.
-pub fn set_up(store: &Store, sealing: SealingKey, clock: &Clock, random: &Random) -> Result<FirstSecrets> {
+pub fn set_up(
+    store: &Store,
+    sealing: SealingKey,
+    cost: password::Params,
+    clock: &Clock,
+    random: &Random,
+) -> Result<FirstSecrets> {
     let plain = Secret::new(Base64UrlUnpadded::encode_string(&random.bytes::<15>()));
-    let hash = password::hash(&plain, &password::Params::default(), random).map_err(Error::internal)?;
+    let hash = password::hash(&plain, &cost, random).map_err(Error::internal)?;
     let (clock, random) = (clock.clone(), random.clone());
     let (tenant, enrollment_token) = store.write_blocking(move |tx| {
         let now = clock.now();
@@ -46,23 +82,21 @@ pub fn set_up(store: &Store, sealing: SealingKey, clock: &Clock, random: &Random
             return Err(Error::internal("the data file is set up already"));
         }
         let origin = Origin::cli();
-        let tenant = Tenant {
-            id: TenantId::generate(now, &random),
-            name: "default".to_owned(),
-            created_at: now,
-            enrollment: EnrollmentPolicy::Token,
-            attestation_required: false,
-        };
-        tenants::save(tx, &tenant)?;
+        let tenant = Tenant::new(TenantId::generate(now, &random), "default", now);
+        tenants::save(tx, None, &tenant)?;
+        tx.put(META, Key::new().text(PASSWORD_COST), &CostRow::from(cost))?;
         let user = User {
             id: UserId::generate(now, &random),
             tenant: tenant.id,
             username: ADMIN.to_owned(),
-            password: hash.clone(),
-            roles: vec![Role::Admin],
+            display_name: None,
+            email: None,
+            password: Some(hash.clone()),
+            roles: vec![RoleName::BuiltIn(Role::Admin)],
             system_admin: true,
             disabled: false,
             created_at: now,
+            password_changed_at: Some(now),
         };
         save_user(tx, &user)?;
         keys::create(tx, &sealing, now, &random)?;
@@ -81,7 +115,7 @@ pub fn set_up(store: &Store, sealing: SealingKey, clock: &Clock, random: &Random
     Ok(FirstSecrets { tenant, username: ADMIN.to_owned(), password: plain, enrollment_token })
 }
 
-fn save_user(tx: &mut Tx<'_>, user: &User) -> Result<()> {
+pub(super) fn save_user(tx: &mut Tx<'_>, user: &User) -> Result<()> {
     let place = Key::new().bytes(user.tenant.to_bytes()).bytes(user.id.to_bytes());
     tx.put_raw(USER_NAMES, Key::new().text(&user.username.to_lowercase()), place.as_ref())?;
     tx.put(USERS, place, user)
@@ -92,7 +126,7 @@ pub(super) fn first_admin(tx: &mut Tx<'_>, tenant: TenantId) -> Result<Option<Us
     const USERS_SCANNED_MAX: usize = 1_000;
     for (_, value) in tx.scan(USERS, &Key::new().bytes(tenant.to_bytes()), USERS_SCANNED_MAX)? {
         let user: User = codec::decode(&value)?;
-        if user.roles.contains(&Role::Admin) && !user.disabled {
+        if user.is_administrator() {
             return Ok(Some(user.id));
         }
     }

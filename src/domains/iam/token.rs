@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Iam;
-use super::model::User;
+use super::model::{Binding, SessionRow, User};
 use crate::crypto::{Claims, JwtError, verify_genuine, verify_jwt};
 use crate::kernel::Timestamp;
 use crate::kernel::ids::{DeviceId, SessionId, TenantId, TokenId, UserId};
@@ -33,33 +33,26 @@ pub struct AccessClaims {
 }
 
 impl Iam {
-    /// A token for a person's session.
-    pub(super) fn mint_user(&self, user: &User, session: SessionId) -> String {
-        let scope = user.permissions().join(" ");
-        self.mint(user.id, user.tenant, session, None, &scope)
+    /// A token for a person's session. The scope tells the client what to offer; what counts is what the person may do
+    /// at the moment of each request.
+    pub(super) fn mint_user(&self, user: &User, session: &SessionRow) -> String {
+        self.mint(session, None, &self.permissions_of(user).scope())
     }
 
     /// A token for a device's session.
-    pub(super) fn mint_device(&self, owner: UserId, tenant: TenantId, session: SessionId, device: &DeviceId) -> String {
-        self.mint(owner, tenant, session, Some(device), DEVICE_SCOPE)
+    pub(super) fn mint_device(&self, session: &SessionRow, device: &DeviceId) -> String {
+        self.mint(session, Some(device), DEVICE_SCOPE)
     }
 
-    fn mint(
-        &self,
-        user: UserId,
-        tenant: TenantId,
-        session: SessionId,
-        device: Option<&DeviceId>,
-        scope: &str,
-    ) -> String {
+    fn mint(&self, session: &SessionRow, device: Option<&DeviceId>, scope: &str) -> String {
         let inner = &self.inner;
         let now = inner.clock.now();
         let mut claims = json!({
             "iss": inner.settings.issuer,
             "aud": inner.settings.audience,
-            "sub": user,
-            "tenant": tenant,
-            "sid": session,
+            "sub": session.user,
+            "tenant": session.tenant,
+            "sid": session.id,
             "jti": TokenId::generate(now, &inner.random),
             "iat": now.as_secs(),
             "nbf": now.as_secs(),
@@ -67,8 +60,15 @@ impl Iam {
             "typ": "access",
             "scope": scope,
         });
-        if let (Some(device), Some(map)) = (device, claims.as_object_mut()) {
-            map.insert("device_id".to_owned(), Value::from(device.as_str()));
+        if let Some(map) = claims.as_object_mut() {
+            if let Some(device) = device {
+                map.insert("device_id".to_owned(), Value::from(device.as_str()));
+            }
+            match &session.binding {
+                Some(Binding::Dpop(thumbprint)) => drop(map.insert("cnf".to_owned(), json!({ "jkt": thumbprint }))),
+                Some(Binding::Certificate(hash)) => drop(map.insert("cnf".to_owned(), json!({ "x5t#S256": hash }))),
+                None => {}
+            }
         }
         inner.keys.sign(ACCESS_JWT_TYPE, claims.to_string().as_bytes())
     }

@@ -84,13 +84,13 @@ impl Params for PageQuery {
 pub async fn command(ctx: Context, Json(request): Json<CommandRequest>) -> Result<Reply<CommandView>> {
     let device: DeviceId = ctx.path("device_id")?;
     ctx.device_entry(&device)?;
-    let user = ctx.user()?;
-    let mut new = NewCommand::new(request.action, request.reason.clone()).by(user.id());
+    let by = ctx.actor()?;
+    let mut new = NewCommand::new(request.action, request.reason.clone()).by(by);
     new.lifetime = Duration::from_secs(request.expires_in_s.unwrap_or(DEFAULT_LIFETIME_S));
     let once = match ctx.idempotency_key() {
         None => None,
         Some(key) => {
-            let name = format!("{}\u{1f}command\u{1f}{device}\u{1f}{key}", user.id());
+            let name = format!("{}\u{1f}command\u{1f}{device}\u{1f}{key}", by);
             let body = serde_json::to_vec(&request).map_err(crate::kernel::Error::internal)?;
             Some(super::Once { name: sha256(name.as_bytes()), body: sha256(&body) })
         }
@@ -103,7 +103,7 @@ pub async fn command(ctx: Context, Json(request): Json<CommandRequest>) -> Resul
 pub async fn unblock(ctx: Context, Json(request): Json<UnblockRequest>) -> Result<Reply<CommandView>> {
     let device: DeviceId = ctx.path("device_id")?;
     ctx.device_entry(&device)?;
-    let by = ctx.user()?.id();
+    let by = ctx.actor()?;
     let killswitch = &ctx.services().killswitch;
     let view = killswitch.unblock(ctx.tenant()?, device, request.reason, by, ctx.origin().clone()).await?;
     Ok(Reply::new(view))

@@ -1,56 +1,53 @@
 //! Companies that use the appliance. Every object's key starts with its tenant.
+//!
+//! A suspended tenant's rows stay, and its people and devices are refused at the gate; commands still reach its devices.
+//! A deleted tenant does not exist for anybody any more, though its row and its log stay behind.
 
-use serde::{Deserialize, Serialize};
+mod index;
+mod model;
+mod store;
+
+pub use index::TenantEntry;
+pub use model::{AttestationPolicy, EnrollmentPolicy, Retention, Tenant, TenantState};
+pub use store::{first, load, save};
+
+use std::sync::Arc;
 
 use crate::kernel::ids::TenantId;
-use crate::kernel::{Result, Timestamp};
-use crate::store::tables::{Key, TENANTS};
-use crate::store::{Row, Snapshot, Store, Tx};
+use crate::kernel::{Kind, Refusal, Result};
+use crate::store::tables::TENANTS;
+use crate::store::{Snapshot, Store};
 
-/// Who may enroll a device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EnrollmentPolicy {
-    /// Who holds an enrollment token, or a user with `devices:write`.
-    #[default]
-    Token,
-    /// Everybody on the network; the configuration names the one tenant for which this may be.
-    Open,
+/// 403: the tenant was shut out. Its devices still receive commands.
+pub fn suspended() -> Refusal {
+    let detail = "The tenant is suspended. Ask the administrator of the appliance to let it in again.";
+    Refusal::new(Kind::Forbidden, "tenant_suspended", detail)
 }
 
-/// A stored tenant.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Tenant {
-    /// `ten_...`
-    pub id: TenantId,
-    /// For people.
-    pub name: String,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// Who may enroll a device.
-    #[serde(default)]
-    pub enrollment: EnrollmentPolicy,
-    /// Whether a new device must attest its hardware.
-    #[serde(default)]
-    pub attestation_required: bool,
-}
-impl Row for Tenant {}
-
-/// Companies.
+/// Companies. Cheap to clone.
 #[derive(Clone)]
 pub struct Tenants {
     store: Store,
+    index: Arc<index::Index>,
 }
 
 impl Tenants {
-    /// Those of this data file.
-    pub const fn new(store: Store) -> Self {
-        Self { store }
+    /// Reads every tenant of the data file into the index.
+    pub fn rebuild(store: Store) -> Result<Self> {
+        let index = Arc::new(index::Index::default());
+        index.rebuild(&store.read()?)?;
+        Ok(Self { store, index })
     }
 
-    /// One tenant.
+    /// The live entry of a tenant; `None` for a deleted one.
+    pub fn entry(&self, id: TenantId) -> Option<Arc<TenantEntry>> {
+        self.index.get(id)
+    }
+
+    /// One tenant; `None` for a deleted one.
     pub async fn get(&self, id: TenantId) -> Result<Option<Tenant>> {
-        self.store.read_with(move |snapshot| snapshot.get(TENANTS, key(id))).await
+        let found: Option<Tenant> = self.store.read_with(move |s| s.get(TENANTS, store::key(id))).await?;
+        Ok(found.filter(|t| !t.is_deleted()))
     }
 
     /// The first tenant that was made: the one that `init` set up.
@@ -63,32 +60,11 @@ impl Tenants {
         let mut found = None;
         snapshot.visit(TENANTS, &[], None, |_, value| {
             let tenant: Tenant = crate::store::codec::decode(value)?;
-            if wanted.is_none_or(|w| tenant.name == w || tenant.id.to_string() == w) {
+            if !tenant.is_deleted() && wanted.is_none_or(|w| tenant.name == w || tenant.id.to_string() == w) {
                 found = Some(tenant);
             }
             Ok(found.is_none())
         })?;
         Ok(found)
     }
-}
-
-fn key(id: TenantId) -> Key {
-    Key::new().bytes(id.to_bytes())
-}
-
-/// Reads a tenant inside a change.
-pub fn load(tx: &mut Tx<'_>, id: TenantId) -> Result<Option<Tenant>> {
-    tx.get(TENANTS, key(id))
-}
-
-/// The first tenant that was made, inside a change: whose log holds what belongs to no tenant.
-pub fn first(tx: &mut Tx<'_>) -> Result<Option<TenantId>> {
-    let found = tx.scan(TENANTS, &Key::new(), 1)?;
-    let id = found.first().and_then(|(key, _)| key.first_chunk::<16>());
-    Ok(id.map(|bytes| TenantId::from_bytes(*bytes)))
-}
-
-/// Writes a tenant.
-pub fn save(tx: &mut Tx<'_>, tenant: &Tenant) -> Result<()> {
-    tx.put(TENANTS, key(tenant.id), tenant)
 }

@@ -1,0 +1,76 @@
+//! What every request asks of its tenant, without the disk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+
+use super::model::{Tenant, TenantState};
+use crate::kernel::Result;
+use crate::kernel::ids::TenantId;
+use crate::store::Snapshot;
+use crate::store::tables::TENANTS;
+
+/// The live side of one tenant.
+pub struct TenantEntry {
+    /// `ten_...`
+    pub id: TenantId,
+    suspended: AtomicBool,
+    row: ArcSwap<Tenant>,
+}
+
+impl TenantEntry {
+    /// Whether its people and devices are refused: suspended, or deleted since this entry was handed out.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::Acquire)
+    }
+
+    /// Everything that is stored about it.
+    pub fn tenant(&self) -> Arc<Tenant> {
+        self.row.load_full()
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Index {
+    tenants: papaya::HashMap<TenantId, Arc<TenantEntry>>,
+}
+
+impl Index {
+    pub fn rebuild(&self, snapshot: &Snapshot) -> Result<()> {
+        snapshot.rows::<Tenant>(TENANTS, |_, tenant| {
+            self.apply(tenant);
+            Ok(())
+        })
+    }
+
+    pub fn get(&self, id: TenantId) -> Option<Arc<TenantEntry>> {
+        self.tenants.pin().get(&id).cloned()
+    }
+
+    /// Only the writer calls this after start-up.
+    pub fn apply(&self, tenant: Tenant) {
+        let pinned = self.tenants.pin();
+        if tenant.is_deleted() {
+            if let Some(entry) = pinned.remove(&tenant.id) {
+                entry.suspended.store(true, Ordering::Release);
+            }
+            return;
+        }
+        let suspended = tenant.state != TenantState::Active;
+        match pinned.get(&tenant.id) {
+            Some(entry) => {
+                entry.row.store(Arc::new(tenant));
+                entry.suspended.store(suspended, Ordering::Release);
+            }
+            None => {
+                let entry = TenantEntry {
+                    id: tenant.id,
+                    suspended: AtomicBool::new(suspended),
+                    row: ArcSwap::from_pointee(tenant),
+                };
+                pinned.insert(entry.id, Arc::new(entry));
+            }
+        }
+    }
+}
