@@ -4,6 +4,7 @@ use std::hint::black_box;
 
 use blockremote::agent::motion::{Human, MotionSource};
 use blockremote::crypto::{JwtPolicy, SigningKey, sign_compact, verify_jwt};
+use blockremote::domains::iam::anonymous::{Bounds, Windows};
 use blockremote::domains::signals::api::HeartbeatRequest;
 use blockremote::domains::signals::engine::{DeviceEngine, Policy, Reading, Sensors};
 use blockremote::kernel::rate::{Quota, SlidingWindow};
@@ -116,10 +117,32 @@ fn rate(c: &mut Criterion) {
     });
 }
 
+fn anonymous(c: &mut Criterion) {
+    let hour = std::time::Duration::from_secs(3_600);
+    let windows = Windows::new(Quota { limit: 100, window: hour }, Bounds::default());
+    let mut ms = 1_767_225_600_000;
+    let mut n = 0_u32;
+    // Twenty thousand callers in turn, all live, each from its own address.
+    c.bench_function("anonymous/admit", |b| {
+        b.iter(|| {
+            ms += 2;
+            n = (n + 1) % 20_000;
+            windows.admit(
+                black_box(u128::from(n).to_be_bytes()),
+                std::net::IpAddr::V4(n.into()),
+                Timestamp::from_millis(ms),
+            )
+        });
+    });
+    c.bench_function("anonymous/refuse", |b| {
+        b.iter(|| windows.look_at_network(black_box(std::net::IpAddr::V4(1.into())), Timestamp::from_millis(ms)));
+    });
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(std::time::Duration::from_millis(500)).measurement_time(std::time::Duration::from_secs(2));
-    targets = scorer, codec, tokens, rate
+    targets = scorer, codec, tokens, rate, anonymous
 }
 
 /// Made by hand, because the macro's main has no document.

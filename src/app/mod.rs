@@ -15,7 +15,7 @@ use hyper::{Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use crate::config::{Config, Paywall, TlsVersion};
+use crate::config::{ClientCertificates, Config, DpopNonce, Paywall, TlsVersion};
 use crate::crypto::keyring::KeyRing;
 use crate::crypto::{SealingKey, password};
 use crate::domains::devices::Devices;
@@ -29,7 +29,7 @@ use crate::kernel::ids::TenantId;
 use crate::kernel::{Clock, Error, Random, Result, limits};
 use crate::net::http::{Deadlines, Drain, Lanes, Settings};
 use crate::net::limits::Connections;
-use crate::net::{Service, http, tls};
+use crate::net::{Peer, Service, http, tls};
 use crate::observe::Metrics;
 use crate::store::{Options, Store, WriterParts};
 use place::Place;
@@ -54,14 +54,24 @@ pub struct Environment {
     pub password_cost: Option<password::Params>,
 }
 
+/// What a login may cost this machine: much for who guesses, little for who knows.
+const PASSWORD_HASH_TARGET_MS: u32 = 120;
+
 impl Environment {
     /// The machine's own.
     pub const fn system() -> Self {
         Self { clock: Clock::System, random: Random::System, password_cost: None }
     }
 
+    /// Measured where nobody said: how long a hash takes on this very machine.
     fn password_cost(&self) -> password::Params {
-        self.password_cost.unwrap_or_default()
+        self.password_cost.unwrap_or_else(|| {
+            let mut measure = |params| {
+                let took = password::measure_once(params, &self.random);
+                took.map_or(u64::MAX, |took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX))
+            };
+            password::calibrate(PASSWORD_HASH_TARGET_MS, &mut measure)
+        })
     }
 }
 
@@ -148,7 +158,8 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let metrics = Arc::new(Metrics::new(&labels));
     let keys = KeyRing::new(iam::load_keys(&store.read()?, &sealing, clock.now())?);
     let devices = Devices::rebuild(store.clone())?;
-    let killswitch = KillSwitch::new(devices.clone(), keys.clone(), clock.clone(), random.clone());
+    let tenants = Tenants::rebuild(store.clone())?;
+    let killswitch = KillSwitch::new(tenants.clone(), devices.clone(), keys.clone(), clock.clone(), random.clone());
     let scored = Arc::clone(&metrics);
     let signals = Signals::rebuild(
         devices.clone(),
@@ -167,7 +178,6 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         Some(name) => Some(tenant_named(&store, name)?),
         None => None,
     };
-    let tenants = Tenants::rebuild(store.clone())?;
     let iam = Iam::rebuild(iam::Parts {
         tenants: tenants.clone(),
         devices: devices.clone(),
@@ -190,6 +200,12 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
             devices_max: config.devices.max,
             open_tenant,
             enroll_per_minute: config.limits.enroll_per_minute,
+            relying_party: config.webauthn.rp_id.clone(),
+            anonymous: iam::anonymous::Settings {
+                enabled: config.anonymous.limiter,
+                limit: config.anonymous.limit,
+                window: config.anonymous.window,
+            },
         },
     })?;
     let failed = Arc::new(Notify::new());
@@ -236,7 +252,7 @@ fn tenant_named(store: &Store, name: &str) -> Result<TenantId> {
 struct PublicDoor(Arc<Gate>);
 
 impl Service for PublicDoor {
-    async fn call(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    async fn call(&self, request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
         self.0.public(request, peer).await
     }
 }
@@ -245,7 +261,7 @@ impl Service for PublicDoor {
 struct InternalDoor(Arc<Gate>);
 
 impl Service for InternalDoor {
-    async fn call(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    async fn call(&self, request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
         self.0.internal(request, peer).await
     }
 }
@@ -275,7 +291,11 @@ impl App {
         let place = Place::of(config);
         let files = place.server_files(config, &env.clock, &env.random)?;
         let certificate = Arc::new(tls::Certificate::from_pem(&files.chain_pem, &files.key_pem)?);
-        let tls = tls::server_config(certificate, config.tls.min_version == TlsVersion::V1_2)?;
+        let tls = tls::server_config(
+            certificate,
+            config.tls.min_version == TlsVersion::V1_2,
+            config.tls.client_certificates == ClientCertificates::Optional,
+        )?;
         let (public, internal) = (Drain::default(), Drain::default());
         let settings = GateSettings {
             quotas: crate::gate::Quotas {
@@ -289,6 +309,7 @@ impl App {
             body_timeout: config.http.body_timeout,
             trusted_proxies: config.http.trusted_proxies.clone(),
             allowed_origins: config.http.allowed_origins.clone(),
+            dpop_nonce_required: config.tokens.dpop_nonce == DpopNonce::Required,
         };
         let (clock, random) = (env.clock.clone(), env.random.clone());
         let gate = Gate::new(Arc::clone(&services), settings, clock.clone(), random.clone(), metrics, public.clone());
@@ -307,13 +328,16 @@ impl App {
         let door = PublicDoor(Arc::clone(&gate));
         let http_listener = http_listener.into_std().map_err(Error::internal)?;
         let lanes = Lanes::start(&http_listener, lane_count, &secure, &door, &public).map_err(Error::internal)?;
-        let sweeper = Arc::clone(&gate);
+        let (sweeper, swept, sweep_clock) = (Arc::clone(&gate), Arc::clone(&services), clock.clone());
+        let killswitch = services.killswitch.clone();
         let tasks = vec![
+            tokio::spawn(async move { killswitch.settle_all().await }),
             tokio::spawn(http::serve(internal_listener, plain, InternalDoor(Arc::clone(&gate)), internal.clone())),
             tokio::spawn(async move {
                 loop {
                     tokio::time::sleep(SWEEP_EVERY).await;
                     sweeper.sweep();
+                    swept.iam.anonymous().sweep(sweep_clock.now());
                 }
             }),
         ];
@@ -343,9 +367,12 @@ impl App {
             // Until it is gone it holds the data file open, and the next start would find it in use.
             let _ = task.await;
         }
-        let (store, lanes) = (self.store.clone(), self.lanes);
+        let (store, lanes, services) = (self.store.clone(), self.lanes, self.services);
         let stop = move || {
             lanes.join();
+            // Nobody is served any more: what the counters say now is what the next start reads.
+            while services.iam.anonymous().persist().is_ok_and(|rows| rows > 0) {}
+            drop(services);
             store.stop();
         };
         let stopped = tokio::task::spawn_blocking(stop).await.is_ok();

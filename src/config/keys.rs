@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::value::{Choice, Kind, Secret, SubjectName};
-use super::{Config, LogFormat, LogLevel, Paywall, TlsVersion};
+use super::{ClientCertificates, Config, DpopNonce, LogFormat, LogLevel, Paywall, TlsVersion};
 use crate::kernel::network::Network;
 
 /// One setting.
@@ -102,8 +102,17 @@ fn count(n: u32) -> usize {
 
 const TLS_VERSIONS: &[Choice] =
     &[("1.3", |c| c.tls.min_version = TlsVersion::V1_3), ("1.2", |c| c.tls.min_version = TlsVersion::V1_2)];
+const CLIENT_CERTIFICATES: &[Choice] = &[
+    ("off", |c| c.tls.client_certificates = ClientCertificates::Off),
+    ("optional", |c| c.tls.client_certificates = ClientCertificates::Optional),
+];
+const DPOP_NONCES: &[Choice] = &[
+    ("optional", |c| c.tokens.dpop_nonce = DpopNonce::Optional),
+    ("required", |c| c.tokens.dpop_nonce = DpopNonce::Required),
+];
 const PAYWALLS: &[Choice] =
     &[("device", |c| c.billing.paywall = Paywall::Device), ("off", |c| c.billing.paywall = Paywall::Off)];
+const LIMITERS: &[Choice] = &[("on", |c| c.anonymous.limiter = true), ("off", |c| c.anonymous.limiter = false)];
 const LOG_LEVELS: &[Choice] = &[
     ("error", |c| c.log.level = LogLevel::Error),
     ("warn", |c| c.log.level = LogLevel::Warn),
@@ -155,6 +164,8 @@ pub static KEYS: &[Key] = &[
         "Own certificate chain (PEM) in place of a made one; needs tls.key."),
     path("tls.key", None, |c, v| c.tls.key = Some(v),
         "Private key (PEM) of tls.certificate."),
+    choice("tls.client_certificates", "off", CLIENT_CERTIFICATES,
+        "Whether clients may show a certificate to which their tokens are bound; browsers then ask their users for one."),
 
     text("tokens.issuer", "https://blockremote", |c, v| c.tokens.issuer = v,
         "The iss claim of every token."),
@@ -166,6 +177,11 @@ pub static KEYS: &[Key] = &[
         "How long a refresh token lives after its last use."),
     integer("tokens.refresh_absolute_days", ("30", 1, 365), |c, n| c.tokens.refresh_absolute = days(n),
         "How long a session lives however often it is refreshed."),
+    choice("tokens.dpop_nonce", "optional", DPOP_NONCES,
+        "Whether a DPoP proof must bear a nonce of the appliance's, beyond the minute after a restart."),
+
+    key("webauthn.rp_id", Kind::Text(|c, v| c.webauthn.rp_id = Some(v.to_ascii_lowercase())), None,
+        "Host name that passkeys are made for; not set: the name by which the browser calls the appliance."),
 
     key("enrollment.open_tenant", Kind::Tenant(|c, v| c.enrollment.open_tenant = Some(v)), None,
         "The tenant that devices without an enrollment token join, if its policy is open."),
@@ -180,6 +196,8 @@ pub static KEYS: &[Key] = &[
     integer("devices.max", ("100000", 1, 1_000_000), |c, n| c.devices.max = count(n),
         "Enrolled devices, all tenants together."),
 
+    choice("anonymous.limiter", "on", LIMITERS,
+        "Whether anonymous requests are counted and limited."),
     integer("anonymous.limit", ("100", 1, 1_000_000), |c, n| c.anonymous.limit = n,
         "Requests of one anonymous caller in a window."),
     integer("anonymous.window_s", ("3600", 1, 86_400), |c, n| c.anonymous.window = secs(n),

@@ -37,6 +37,8 @@ pub struct Config {
     pub tls: Tls,
     /// Claims and lifetimes.
     pub tokens: Tokens,
+    /// Passkeys.
+    pub webauthn: Webauthn,
     /// Who may join.
     pub enrollment: Enrollment,
     /// The billing gateway and the paywall.
@@ -107,6 +109,8 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// Private key (PEM) of `certificate`.
     pub key: Option<PathBuf>,
+    /// Whether clients may show one of their own.
+    pub client_certificates: ClientCertificates,
 }
 
 impl Tls {
@@ -129,6 +133,15 @@ pub struct Tokens {
     pub refresh_ttl: Duration,
     /// Of a session, however often it is refreshed.
     pub refresh_absolute: Duration,
+    /// Whether a DPoP proof needs a nonce of ours.
+    pub dpop_nonce: DpopNonce,
+}
+
+/// Passkeys.
+#[derive(Clone, Debug, Default)]
+pub struct Webauthn {
+    /// The relying party's id; `None`: the host name that the browser calls.
+    pub rp_id: Option<String>,
 }
 
 /// Who may join.
@@ -159,6 +172,8 @@ pub struct Devices {
 /// Callers without a token.
 #[derive(Clone, Debug)]
 pub struct Anonymous {
+    /// Whether they are limited at all.
+    pub limiter: bool,
     /// Requests in a window.
     pub limit: u32,
     /// The sliding window.
@@ -234,6 +249,24 @@ pub enum TlsVersion {
     V1_3,
 }
 
+/// Whether a DPoP proof needs a nonce of the appliance's (RFC 9449, section 8).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DpopNonce {
+    /// Only after a restart, when the memory of used proofs is gone.
+    Optional,
+    /// Always.
+    Required,
+}
+
+/// Whether clients may show a certificate of their own, to which a token can be bound (RFC 8705).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientCertificates {
+    /// They are not asked.
+    Off,
+    /// They are asked and need not.
+    Optional,
+}
+
 /// Whether unpaid devices are stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Paywall {
@@ -299,18 +332,26 @@ impl Config {
             },
             grpc: Listener { listen },
             internal: Listener { listen },
-            tls: Tls { min_version: TlsVersion::V1_3, names: Vec::new(), certificate: None, key: None },
+            tls: Tls {
+                min_version: TlsVersion::V1_3,
+                names: Vec::new(),
+                certificate: None,
+                key: None,
+                client_certificates: ClientCertificates::Off,
+            },
             tokens: Tokens {
                 issuer: String::new(),
                 audience: String::new(),
                 access_ttl: none,
                 refresh_ttl: none,
                 refresh_absolute: none,
+                dpop_nonce: DpopNonce::Optional,
             },
+            webauthn: Webauthn::default(),
             enrollment: Enrollment { open_tenant: None },
             billing: Billing { webhook_secret: None, paywall: Paywall::Device, trial: none },
             devices: Devices { max: 0 },
-            anonymous: Anonymous { limit: 0, window: none },
+            anonymous: Anonymous { limiter: true, limit: 0, window: none },
             limits: Limits {
                 enroll_per_minute: 0,
                 login_failures_per_minute: 0,

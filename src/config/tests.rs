@@ -118,7 +118,8 @@ fn every_key_reaches_a_field_of_its_own_from_each_source() {
         let partner = if key.name == "tls.key" { "tls.certificate" } else { "tls.key" };
         let pair = if key.name.starts_with("tls.") { vec![(partner, "other")] } else { vec![] };
         let flags: Vec<_> = pair.iter().copied().chain([(key.name, other_value(key).leak() as &str)]).collect();
-        if !matches!(key.name, "tls.min_version" | "tls.names" | "tokens.refresh_absolute_days") {
+        let alone = ["tls.min_version", "tls.names", "tls.client_certificates", "tokens.refresh_absolute_days"];
+        if !alone.contains(&key.name) {
             assert!(load("", &[], &flags).is_ok(), "{} by flag", key.name);
         }
         let variable = key.variable();
@@ -168,11 +169,12 @@ fn a_full_file_becomes_a_typed_configuration() {
     let c = load(
         r#"
         data = "/var/lib/x.redb"
-        anonymous = { limit = 5, window_s = 60 }
+        anonymous = { limiter = "off", limit = 5, window_s = 60 }
         http.trusted_proxies = ["10.0.0.0/8", "::1"]
         http.allowed_origins = ["HTTPS://Console.Example:443", "http://[::1]:8080", "https://10.0.0.1:8443"]
         [tls]
         min_version = "1.2"
+        client_certificates = "optional"
         names = ["Box.Example", "192.0.2.7"]
         certificate = "/c.pem"
         key = "/k.pem"
@@ -192,7 +194,7 @@ fn a_full_file_becomes_a_typed_configuration() {
     .unwrap()
     .config;
     assert_eq!(c.paths.data, PathBuf::from("/var/lib/x.redb"));
-    assert_eq!((c.anonymous.limit, c.anonymous.window), (5, Duration::from_secs(60)));
+    assert_eq!((c.anonymous.limiter, c.anonymous.limit, c.anonymous.window), (false, 5, Duration::from_secs(60)));
     assert_eq!(c.http.allowed_origins, ["https://console.example", "http://[::1]:8080", "https://10.0.0.1:8443"]);
     assert_eq!(
         c.tls.names,
@@ -201,6 +203,7 @@ fn a_full_file_becomes_a_typed_configuration() {
     assert_eq!(c.tls.own_files(), Some((Path::new("/c.pem"), Path::new("/k.pem"))));
     assert_eq!(c.billing.webhook_secret.unwrap().expose(), b"0123456789abcdef");
     assert_eq!((c.billing.paywall, c.tls.min_version), (Paywall::Off, TlsVersion::V1_2));
+    assert_eq!(c.tls.client_certificates, ClientCertificates::Optional);
     assert_eq!((c.store.two_phase_commit, c.store.cache_bytes), (false, 16 << 20));
     assert_eq!((c.log.level, c.log.format), (LogLevel::Debug, LogFormat::Json));
 }

@@ -2,7 +2,8 @@
 //!
 //! One signed content has one text: base64url without padding and without stray bits, a header that names no member
 //! twice. A key is only ever looked up by `kid` among keys that are already trusted: a header that brings or points to
-//! a key, that demands an extension, or that belongs to encryption is refused. Knows nothing of claims.
+//! a key, that demands an extension, or that belongs to encryption is refused. The one exception has a parser of its own,
+//! which no token passes: a proof of possession brings its key. Knows nothing of claims.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use serde_json::{Map, Value};
@@ -106,6 +107,11 @@ pub fn sign_compact(typ: &str, payload: &[u8], key: &SigningKey) -> String {
     header.insert("alg".to_owned(), Value::from("ES256"));
     header.insert("kid".to_owned(), Value::from(key.kid()));
     header.insert("typ".to_owned(), Value::from(typ));
+    sign_with_header(header, payload, key)
+}
+
+/// Signs `payload` under a header that the caller answers for.
+pub(super) fn sign_with_header(header: Map<String, Value>, payload: &[u8], key: &SigningKey) -> String {
     let header = Value::Object(header).to_string();
     let mut token = Base64UrlUnpadded::encode_string(header.as_bytes());
     token.push('.');
@@ -130,6 +136,22 @@ pub fn sign_canonical(typ: &str, payload: &Value, key: &SigningKey) -> Result<St
 /// # Errors
 /// The first rule of [`JwsError`] that it breaks.
 pub fn parse_compact(token: &str, max_len: usize) -> Result<Compact<'_>, JwsError> {
+    parse(token, max_len, REFUSED_MEMBERS).map(|(parsed, _)| parsed)
+}
+
+/// Parses a compact JWS whose header brings the key that it claims to be signed with, without checking anything by it.
+/// The key is the sender's own choice: only for proofs of possession, never for anything that grants by itself.
+///
+/// # Errors
+/// The first rule of [`JwsError`] that it breaks; a missing `jwk` is [`JwsError::Member`].
+pub(super) fn parse_bringing_key(token: &str, max_len: usize) -> Result<(Compact<'_>, Value), JwsError> {
+    let refused: Vec<&str> = REFUSED_MEMBERS.iter().copied().filter(|name| *name != "jwk").collect();
+    let (parsed, mut header) = parse(token, max_len, &refused)?;
+    let jwk = header.remove("jwk").ok_or(JwsError::Member)?;
+    Ok((parsed, jwk))
+}
+
+fn parse<'a>(token: &'a str, max_len: usize, refused: &[&str]) -> Result<(Compact<'a>, Map<String, Value>), JwsError> {
     if token.len() > max_len {
         return Err(JwsError::TooLong);
     }
@@ -146,7 +168,7 @@ pub fn parse_compact(token: &str, max_len: usize) -> Result<Compact<'_>, JwsErro
     if header.get("alg").and_then(Value::as_str) != Some("ES256") {
         return Err(JwsError::Algorithm);
     }
-    if REFUSED_MEMBERS.iter().any(|name| header.contains_key(*name)) {
+    if refused.iter().any(|name| header.contains_key(*name)) {
         return Err(JwsError::Member);
     }
     let kid = match header.get("kid") {
@@ -161,7 +183,7 @@ pub fn parse_compact(token: &str, max_len: usize) -> Result<Compact<'_>, JwsErro
     };
     let payload = decode(payload)?;
     let signature: [u8; 64] = decode(signature)?.try_into().map_err(|_| JwsError::SignatureLength)?;
-    Ok(Compact { signing_input, kid, typ, payload, signature })
+    Ok((Compact { signing_input, kid, typ, payload, signature }, header))
 }
 
 /// The decoder refuses padding, the other alphabet, white space and spare bits that are not zero.
@@ -225,6 +247,20 @@ mod tests {
         }
         // RFC 7515, section 4: what is not understood and not critical is ignored.
         assert!(parse_compact(&token(r#"{"alg":"ES256","x-note":1}"#, b"{}", &key), 4096).is_ok());
+    }
+
+    #[test]
+    fn a_key_may_be_brought_to_its_own_parser_only_and_nothing_else_with_it() {
+        let key = SigningKey::generate(&Random::seeded(1));
+        let text = token(r#"{"alg":"ES256","jwk":{"kty":"EC"}}"#, b"{}", &key);
+        assert_eq!(parse_compact(&text, 4096).unwrap_err(), JwsError::Member);
+        assert_eq!(parse_bringing_key(&text, 4096).unwrap().1, serde_json::json!({"kty": "EC"}));
+        let none = token(r#"{"alg":"ES256","kid":"k"}"#, b"{}", &key);
+        assert_eq!(parse_bringing_key(&none, 4096).unwrap_err(), JwsError::Member);
+        for name in REFUSED_MEMBERS.iter().filter(|name| **name != "jwk") {
+            let text = token(&format!(r#"{{"alg":"ES256","jwk":{{}},"{name}":null}}"#), b"{}", &key);
+            assert_eq!(parse_bringing_key(&text, 4096).unwrap_err(), JwsError::Member, "{name}");
+        }
     }
 
     #[test]

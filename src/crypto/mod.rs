@@ -1,9 +1,13 @@
-//! Keys, signatures, sealing, passwords, opaque tokens and certificates: the primitives and their strict formats.
+//! Keys, signatures, sealing, passwords, one-time codes, opaque tokens and certificates: the primitives and their
+//! strict formats.
 //!
 //! Everything here is a function of its arguments: time and randomness are handed in, and only the sealing key is ever
 //! read from a file. Knows nothing of users, devices, tables or HTTP. Imports only `kernel`.
 
+pub mod cbor;
 pub mod certs;
+pub mod cose;
+pub mod dpop;
 pub mod es256;
 pub mod jcs;
 pub mod jwk;
@@ -11,12 +15,17 @@ pub mod jws;
 pub mod jwt;
 pub mod keyring;
 pub mod password;
+pub mod recovery;
 pub mod seal;
 pub mod strict_json;
 pub mod token;
+pub mod totp;
+pub mod webauthn;
 
 #[cfg(test)]
 mod vectors;
+#[cfg(test)]
+mod vectors_dpop;
 
 pub use es256::{KeyError, SigningKey, VerifyingKey};
 pub use jwk::{Jwk, JwkSet};
@@ -25,6 +34,7 @@ pub use jwt::{Claims, JwtError, JwtPolicy, verify_genuine, verify_jwt};
 pub use password::Secret;
 pub use seal::{SealError, SealingKey};
 pub use token::{OpaqueToken, TokenKind};
+pub use totp::Totp;
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;

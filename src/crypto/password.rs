@@ -6,6 +6,7 @@
 //! Knows nothing of users.
 
 use std::fmt;
+use std::time::Duration;
 
 use argon2::{Algorithm, Argon2, Version};
 use base64ct::{Base64Unpadded, Encoding};
@@ -14,6 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::constant_time_eq;
 use crate::kernel::Random;
+use crate::kernel::clock::Stopwatch;
 
 const SALT_LEN: usize = 16;
 const TAG_LEN: usize = 32;
@@ -108,6 +110,55 @@ pub fn verify_dummy(password: &Secret, params: &Params) -> bool {
         std::hint::black_box((done, &tag));
     }
     false
+}
+
+/// Memory in KiB that [`calibrate`] tries after the default, before it adds passes: 32, 46 and 64 MiB. 46 and 19 are
+/// figures of OWASP's recommendation; more than 64 MiB for each login is too much for a small machine.
+const CALIBRATION_M_COSTS_KIB: [u32; 3] = [32 * 1024, 46 * 1024, 64 * 1024];
+/// Hashes that [`calibrate`] measures at most, so that a start is never held up for long.
+pub const CALIBRATION_MEASUREMENTS_MAX: usize = 8;
+
+/// Finds the dearest parameters that this machine computes within `target_ms`; 120 is a good target.
+///
+/// Starts from [`Params::default`], below which it never goes however slow the machine is; raises the memory first and
+/// the passes then, and stops at the first step that is too slow. A step counts as too slow only when a second
+/// measurement agrees, since other work can slow one but nothing can speed it up. `measure` gives milliseconds and is
+/// called at most [`CALIBRATION_MEASUREMENTS_MAX`] times.
+pub fn calibrate(target_ms: u32, measure: &mut dyn FnMut(Params) -> u64) -> Params {
+    let mut best = Params::default();
+    let mut left = CALIBRATION_MEASUREMENTS_MAX;
+    let mut fits = |params: Params| {
+        for _ in 0..2 {
+            if left == 0 {
+                return false;
+            }
+            left -= 1;
+            if measure(params) <= u64::from(target_ms) {
+                return true;
+            }
+        }
+        false
+    };
+    let wider = CALIBRATION_M_COSTS_KIB.map(|m_cost_kib| Params { m_cost_kib, ..best });
+    let widest = wider.last().copied().unwrap_or(best);
+    let longer = (widest.t_cost + 1..=Params::CEILING.t_cost).map(|t_cost| Params { t_cost, ..widest });
+    for params in wider.into_iter().chain(longer) {
+        if !params.within_ceiling() || !fits(params) {
+            break;
+        }
+        best = params;
+    }
+    best
+}
+
+/// How long one hash with these parameters takes here and now.
+///
+/// # Errors
+/// [`HashError::Params`].
+pub fn measure_once(params: Params, random: &Random) -> Result<Duration, HashError> {
+    let watch = Stopwatch::start();
+    hash(&Secret::new("the length of a usual password"), &params, random)?;
+    Ok(watch.elapsed())
 }
 
 /// Whether a stored hash is cheaper than `params` (or unreadable) and should be made anew at the next login.
@@ -263,6 +314,59 @@ mod tests {
         assert_eq!(hash(&long, &CHEAP, &Random::seeded(1)), Err(HashError::TooLong));
         let over = Params { t_cost: Params::CEILING.t_cost + 1, ..CHEAP };
         assert_eq!(hash(&Secret::new("x"), &over, &Random::seeded(1)), Err(HashError::Params));
+    }
+
+    fn params(m_cost_mib: u32, t_cost: u32) -> Params {
+        Params { m_cost_kib: m_cost_mib * 1024, t_cost, p_cost: 1 }
+    }
+
+    /// A machine that needs this many microseconds to pass once over a MiB.
+    fn machine(us_per_mib: u64) -> impl FnMut(Params) -> u64 {
+        move |p| u64::from(p.m_cost_kib / 1024 * p.t_cost) * us_per_mib / 1000
+    }
+
+    #[test]
+    fn a_machine_gets_the_dearest_parameters_that_it_has_the_time_for() {
+        for (us_per_mib, expect) in [
+            (1_000_000, params(19, 2)),
+            (2_000, params(19, 2)),
+            (1_500, params(32, 2)),
+            (1_200, params(46, 2)),
+            (900, params(64, 2)),
+            (500, params(64, 3)),
+            (400, params(64, 4)),
+            (1, params(64, 7)),
+            (0, params(64, 7)),
+        ] {
+            let mut count = 0;
+            let mut machine = machine(us_per_mib);
+            let found = calibrate(120, &mut |p| {
+                count += 1;
+                assert!(p.within_ceiling() && !p.weaker_than(Params::default()), "{p:?}");
+                machine(p)
+            });
+            assert_eq!(found, expect, "{us_per_mib} us");
+            assert!(count <= CALIBRATION_MEASUREMENTS_MAX, "{us_per_mib} us: {count} measurements");
+        }
+        assert_eq!(calibrate(0, &mut machine(500)), Params::default(), "never below the floor");
+    }
+
+    #[test]
+    fn one_disturbed_measurement_does_not_weaken_the_hashes() {
+        for disturbed in 1..=4 {
+            let (mut count, mut machine) = (0, machine(900));
+            let found = calibrate(120, &mut |p| {
+                count += 1;
+                if count == disturbed { 10_000 } else { machine(p) }
+            });
+            assert_eq!(found, params(64, 2), "measurement {disturbed} was disturbed");
+        }
+    }
+
+    #[test]
+    fn a_measurement_is_of_the_hash_that_was_asked_for() {
+        assert!(measure_once(CHEAP, &Random::seeded(1)).is_ok());
+        assert_eq!(measure_once(params(257, 2), &Random::seeded(1)), Err(HashError::Params));
     }
 
     #[test]

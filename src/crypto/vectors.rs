@@ -14,7 +14,7 @@ use super::{Jwk, Secret, VerifyingKey, password};
 use crate::kernel::Timestamp;
 
 /// The shared folder lies beside the repository. Absent altogether: skip; a missing file in it: fail.
-fn vectors(file: &str) -> Option<Value> {
+pub(super) fn vectors(file: &str) -> Option<Value> {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
     if !shared.exists() {
         eprintln!("skipped: the shared vectors are not here");

@@ -11,7 +11,7 @@ use crate::domains::iam::{ApiKeyEntry, Binding, Permission, PermissionSet, Sessi
 use crate::domains::signals::device_blocked;
 use crate::domains::tenants::TenantEntry;
 use crate::kernel::context::Origin;
-use crate::kernel::ids::{DeviceId, TenantId, TokenId, UserId};
+use crate::kernel::ids::{AnonymousId, DeviceId, TenantId, TokenId, UserId};
 use crate::kernel::rate::Decision;
 use crate::kernel::{Clock, Error, Kind, Refusal, Result, Timestamp};
 use crate::observe::Metrics;
@@ -73,7 +73,7 @@ pub enum Caller {
     /// Nobody in particular.
     Public,
     /// Nobody in particular, told apart from others and counted.
-    Anonymous(String),
+    Anonymous(AnonymousId),
     /// A person.
     User(Arc<UserCaller>),
     /// An enrolled device.
@@ -136,6 +136,7 @@ pub struct Context {
     pub(super) enrollment: Option<String>,
     pub(super) cookie: RefreshCookie,
     pub(super) proven_key: Option<Binding>,
+    pub(super) host: Option<String>,
     pub(super) idempotency_key: Option<String>,
     pub(super) rate: Arc<OnceLock<Decision>>,
 }
@@ -179,6 +180,11 @@ impl Context {
                 Err(Refusal::new(Kind::Forbidden, "csrf_refused", detail).into())
             }
         }
+    }
+
+    /// The host and port by which the client calls this appliance.
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
     }
 
     /// The key that the request proves to have, by DPoP or by a client certificate: new tokens are bound to it.
@@ -299,7 +305,7 @@ impl Context {
         if access != Access::Device(DeviceRule::Acting) {
             return Ok(());
         }
-        check_acting(&device.entry, self.now())
+        check_acting(device, self.now())
     }
 }
 
@@ -309,9 +315,10 @@ pub(super) fn device_mismatch() -> Refusal {
     Refusal::new(Kind::Forbidden, "device_mismatch", detail)
 }
 
-/// 423 for a blocked device, 402 for one whose trial is over.
-pub(super) fn check_acting(entry: &DeviceEntry, now: Timestamp) -> Result<(), Error> {
-    if entry.is_blocked() {
+/// 423 for a blocked device or tenant, 402 for one whose trial is over.
+pub(super) fn check_acting(caller: &DeviceCaller, now: Timestamp) -> Result<(), Error> {
+    let entry = &caller.entry;
+    if entry.is_blocked() || caller.tenant.is_engaged() {
         return Err(device_blocked().into());
     }
     if entry.must_pay(now) {

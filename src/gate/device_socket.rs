@@ -192,7 +192,7 @@ impl DeviceSocket {
         if beat.device_id() != Some(&self.entry().id) {
             return Err(device_mismatch().into());
         }
-        check_acting(self.entry(), self.gate.clock.now())?;
+        check_acting(&self.caller, self.gate.clock.now())?;
         let beat = beat.into_heartbeat(self.gate.clock.now());
         let signals = &self.gate.services.signals;
         signals.heartbeat(self.entry(), self.caller.session.id, Some(self.caller.jti), beat, self.origin.clone()).await

@@ -8,17 +8,22 @@
 
 mod answer;
 mod authn;
+mod authorize;
+mod binding;
 mod body;
 mod context;
 mod cors;
 mod device_socket;
 mod docs;
+mod dpop;
+mod facts;
 mod limiter;
 mod openapi;
 mod ops;
 mod params;
 mod pipeline;
 mod problem;
+mod render;
 mod route;
 mod router;
 pub mod routes;

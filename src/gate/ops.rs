@@ -19,6 +19,27 @@ pub async fn live(_: Context, _: Nothing) -> Result<Reply<Health>> {
     Ok(Reply::new(Health { status: "ok" }))
 }
 
+/// What this is and how it is.
+#[derive(Serialize, ToSchema)]
+pub struct Status {
+    /// `BlockRemote`.
+    name: &'static str,
+    /// The program's version.
+    version: &'static str,
+    /// `ok`, `failed` or `stopping`.
+    health: &'static str,
+}
+
+/// `GET /v1/status`
+pub async fn status(ctx: Context, _: Nothing) -> Result<Reply<Status>> {
+    let health = match (ctx.services().store.has_failed(), ctx.draining) {
+        (true, _) => "failed",
+        (false, true) => "stopping",
+        (false, false) => "ok",
+    };
+    Ok(Reply::new(Status { name: "BlockRemote", version: env!("CARGO_PKG_VERSION"), health }))
+}
+
 /// `GET /health/ready`
 pub async fn ready(ctx: Context, _: Nothing) -> Result<Reply<Health>> {
     let failing = if ctx.draining {

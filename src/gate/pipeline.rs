@@ -1,7 +1,5 @@
 //! The gate itself: one straight function, in the order that the wire contract names.
 
-use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,27 +7,30 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response};
 
-use super::answer::Answer;
 use super::authn::{Authenticator, credential};
+use super::authorize::authorize;
+use super::binding::{Head, Scheme};
 use super::body::Input;
-use super::context::{Caller, Context, RefreshCookie, unauthenticated};
+use super::context::{Caller, Context, unauthenticated};
 use super::cors;
+use super::dpop::ProofPolicy;
+use super::facts::{Facts, host_of};
 use super::limiter::{Limiter, Quotas};
 use super::problem::Problem;
+use super::render::{rate_headers, render, respond, standing_headers};
 use super::route::{Access, Door, RateClass, Route, Verb};
 use super::router::{Found, Router};
 use super::routes::ROUTES;
 use super::socket;
 use crate::domains::Services;
-use crate::domains::iam::{FRESH, looks_like_api_key};
-use crate::domains::tenants;
+use crate::domains::iam::{AnonymousCaller, looks_like_api_key};
 use crate::kernel::clock::Stopwatch;
-use crate::kernel::context::{Origin, Source};
-use crate::kernel::ids::RequestId;
+use crate::kernel::network::network_of;
 use crate::kernel::rate::{Decision, Quota};
-use crate::kernel::{Clock, Error, Kind, Random, Refusal, Timestamp, limits};
+use crate::kernel::{Clock, Error, Kind, Random, Refusal};
+use crate::net::Peer;
 use crate::net::http::Drain;
 use crate::observe::Metrics;
 
@@ -44,6 +45,8 @@ pub struct GateSettings {
     pub trusted_proxies: Vec<crate::kernel::network::Network>,
     /// Origins that may open sockets and read answers from a page of theirs.
     pub allowed_origins: Vec<String>,
+    /// Whether every DPoP proof must bear a nonce of ours.
+    pub dpop_nonce_required: bool,
 }
 
 /// Everything a request passes.
@@ -55,6 +58,7 @@ pub struct Gate {
     pub(super) clock: Clock,
     pub(super) random: Random,
     pub(super) drain: Drain,
+    pub(super) proofs: ProofPolicy,
     pub(super) metrics: Arc<Metrics>,
     public: Router,
     internal: Router,
@@ -66,19 +70,14 @@ const DISCARDED_BYTES_MAX: usize = 1 << 20;
 /// For reading a body that was not wanted.
 const DISCARDED_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// A request's facts before anything is decided.
-pub(super) struct Facts {
-    pub origin: Origin,
-    pub ip: IpAddr,
-    trace: Option<HeaderValue>,
-}
-
 /// What is added to an answer whatever it is.
 #[derive(Default)]
 struct Extras {
     rate: Option<Decision>,
     tier: Option<&'static str>,
     no_store: bool,
+    dpop_nonce: Option<String>,
+    anonymous_token: Option<String>,
 }
 
 impl Gate {
@@ -93,12 +92,14 @@ impl Gate {
         drain: Drain,
     ) -> Result<Self, String> {
         let limiter = Arc::new(Limiter::new(settings.quotas));
+        let proofs = ProofPolicy::new(settings.dpop_nonce_required, clock.now(), &random);
         let authenticator = Authenticator::new(Arc::clone(&services), Arc::clone(&limiter), clock.clone());
         Ok(Self {
             public: Router::new(ROUTES, Door::Public)?,
             internal: Router::new(ROUTES, Door::Internal)?,
             services,
             limiter,
+            proofs,
             authenticator,
             settings,
             clock,
@@ -110,12 +111,12 @@ impl Gate {
     }
 
     /// Answers a request from the LAN.
-    pub async fn public(self: &Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    pub async fn public(self: &Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
         self.answer(request, peer, &self.public).await
     }
 
     /// Answers a request from the box itself.
-    pub async fn internal(self: &Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
+    pub async fn internal(self: &Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
         self.answer(request, peer, &self.internal).await
     }
 
@@ -123,12 +124,14 @@ impl Gate {
     pub fn sweep(&self) {
         self.limiter.sweep(self.clock.now());
         self.authenticator.sweep();
+        self.proofs.sweep(self.clock.now());
+        self.services.iam.sweep();
     }
 
     async fn answer(
         self: &Arc<Self>,
         request: Request<Incoming>,
-        peer: SocketAddr,
+        peer: Peer,
         router: &Router,
     ) -> Response<Full<Bytes>> {
         let watch = Stopwatch::start();
@@ -175,7 +178,8 @@ impl Gate {
         if status >= 500 {
             tracing::warn!(request_id, route, status, ip = %facts.ip, "a request could not be served");
         } else {
-            tracing::debug!(request_id, route, status, ip = %facts.ip, took_us = took.as_micros(), "request");
+            let certificate = facts.certificate.is_some();
+            tracing::debug!(request_id, route, status, ip = %facts.ip, certificate, took_us = took.as_micros(), "request");
         }
         response
     }
@@ -193,13 +197,26 @@ impl Gate {
             let detail = "The appliance is shutting down. Try again in a moment.";
             return Err(Refusal::new(Kind::Unavailable, "shutting_down", detail).retry_after_s(5).into());
         }
-        let caller = self.authenticate(route.access, &parts.headers, facts).inspect_err(|problem| {
+        let head = Head { method: parts.method.as_str(), uri: &parts.uri, headers: &parts.headers };
+        if head.bears_proof() {
+            extras.dpop_nonce = Some(self.proofs.nonce(self.clock.now()));
+        }
+        let caller = self.authenticate(route.access, head, facts).inspect_err(|problem| {
             if problem.status == 429 {
                 extras.rate = Some(self.limiter.auth_budget(facts.ip, self.clock.now()));
             }
         })?;
-        self.count(route.rate, &caller, facts, extras)?;
+        let caller = match (route.access, caller) {
+            (Access::Anonymous(_), Caller::Public) => self.admit_anonymous(head, facts, extras)?,
+            (_, caller) => {
+                self.count(route.rate, &caller, facts, extras)?;
+                caller
+            }
+        };
         authorize(route.access, &caller, self.clock.now())?;
+        // Behind the rate: a proof costs a signature check, and here anybody may bring one.
+        let asks_for_tokens = matches!(caller, Caller::Public) && route.verb == Verb::Post;
+        let proven_key = if asks_for_tokens { self.proven_key(head, facts)? } else { None };
         let body = match route.body_max {
             0 => Bytes::new(),
             max => self.read_body(body, &parts.headers, max).await?,
@@ -225,8 +242,9 @@ impl Gate {
             draining: self.drain.has_started(),
             accept: header("accept").map(str::to_owned),
             enrollment: credential(&parts.headers, "Enrollment").map(str::to_owned),
-            cookie: self.refresh_cookie(&parts.headers),
-            proven_key: None,
+            cookie: self.refresh_cookie(&parts.uri, &parts.headers),
+            proven_key,
+            host: host_of(&parts.uri, &parts.headers).map(str::to_owned),
             idempotency_key: header("idempotency-key").map(str::to_owned),
             rate: Arc::clone(&rate),
         };
@@ -235,15 +253,46 @@ impl Gate {
         Ok(respond(answer?))
     }
 
-    fn authenticate(&self, access: Access, headers: &HeaderMap, facts: &Facts) -> Result<Caller, Problem> {
-        let api_key = headers.get("x-api-key").and_then(|v| v.to_str().ok());
-        let bearer = credential(headers, "Bearer").or(api_key);
-        match (access, bearer) {
-            (Access::Public(_), _) | (Access::OptionalUser(_), None) => Ok(Caller::Public),
-            (_, Some(text)) if looks_like_api_key(text) => Ok(self.authenticator.machine(text, facts.ip)?),
-            (_, Some(token)) => Ok(self.authenticator.caller(token, facts.ip)?),
-            (_, None) => Err(unauthenticated().into()),
+    fn authenticate(&self, access: Access, head: Head<'_>, facts: &Facts) -> Result<Caller, Problem> {
+        if matches!(access, Access::Public(_)) {
+            return Ok(Caller::Public);
         }
+        let bearer = credential(head.headers, "Bearer").map(|token| (Scheme::Bearer, token));
+        let bound = || credential(head.headers, "DPoP").map(|token| (Scheme::Dpop, token));
+        let api_key = || head.headers.get("x-api-key")?.to_str().ok().map(|key| (Scheme::Bearer, key));
+        match bearer.or_else(bound).or_else(api_key) {
+            Some((Scheme::Bearer, text)) if looks_like_api_key(text) => {
+                Ok(self.authenticator.machine(text, facts.ip)?)
+            }
+            Some((scheme, token)) => {
+                let caller = self.authenticator.caller(token, facts.ip)?;
+                if let Some(session) = caller.session() {
+                    self.check_binding(session, token, Some(scheme), head, facts)?;
+                }
+                Ok(caller)
+            }
+            None if matches!(access, Access::OptionalUser(_) | Access::Anonymous(_)) => Ok(Caller::Public),
+            None => Err(unauthenticated().into()),
+        }
+    }
+
+    /// A caller without credentials: told apart by its token, counted by token and network.
+    fn admit_anonymous(&self, head: Head<'_>, facts: &Facts, extras: &mut Extras) -> Result<Caller, Problem> {
+        let text = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
+        let caller = AnonymousCaller {
+            address: facts.ip,
+            network: network_of(facts.ip),
+            user_agent: facts.origin.user_agent.as_deref(),
+            accept_language: text("accept-language"),
+        };
+        let anonymous = self.services.iam.anonymous();
+        let admission = anonymous.admit(text("x-anonymous-token"), &caller, self.clock.now());
+        extras.rate = admission.decision;
+        extras.anonymous_token = admission.new_token;
+        if let Some(decision) = &admission.decision {
+            check_rate(decision)?;
+        }
+        Ok(Caller::Anonymous(admission.user))
     }
 
     fn count(&self, class: RateClass, caller: &Caller, facts: &Facts, extras: &mut Extras) -> Result<(), Problem> {
@@ -317,76 +366,6 @@ impl Gate {
         }
     }
 
-    fn facts(&self, request: &Request<Incoming>, peer: SocketAddr) -> Facts {
-        let headers = request.headers();
-        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-        let request_id = match text("x-request-id").filter(|id| is_request_id(id)) {
-            Some(id) => Arc::from(id),
-            None => Arc::from(RequestId::generate(self.clock.now(), &self.random).to_string()),
-        };
-        let ip = self.client_ip(peer.ip(), headers);
-        let user_agent = text("user-agent").map(|ua| Arc::from(ua.get(..256).unwrap_or(ua)));
-        let trace = text("traceparent").and_then(|t| self.continue_trace(t));
-        let origin = Origin { source: Source::Http, request_id, ip: Some(ip), user_agent, jti: None, key: None };
-        Facts { origin, ip, trace }
-    }
-
-    /// The last address that no proxy of ours wrote. Without configured proxies the header means nothing.
-    fn client_ip(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let trusted = |ip: IpAddr| self.settings.trusted_proxies.iter().any(|n| n.contains(ip));
-        let mut ip = peer.to_canonical();
-        if !trusted(ip) {
-            return ip;
-        }
-        let values: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).collect();
-        for hop in values.iter().flat_map(|v| v.split(',')).rev() {
-            let Ok(hop) = hop.trim().parse::<IpAddr>() else { break };
-            ip = hop.to_canonical();
-            if !trusted(ip) {
-                break;
-            }
-        }
-        ip
-    }
-
-    /// The refresh token that a browser sent by itself, and whether a page of ours made it do so. Browsers name the page
-    /// in `Sec-Fetch-Site` or `Origin`; who names neither is no browser, and no other site can make it send anything.
-    fn refresh_cookie(&self, headers: &HeaderMap) -> RefreshCookie {
-        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-        let mut cookies = headers.get_all("cookie").iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
-        let mut found = cookies.by_ref().filter_map(|c| c.trim().strip_prefix("__Host-refresh="));
-        let (Some(value), None) = (found.next(), found.next()) else { return RefreshCookie::None };
-        let site = text("sec-fetch-site");
-        let same_site = matches!(site, None | Some("same-origin" | "none"));
-        let origin_fits = match headers.get("origin").map(|o| o.to_str().unwrap_or("")) {
-            None => true,
-            Some(origin) => {
-                let own = text("host").is_some_and(|host| origin.strip_prefix("https://") == Some(host));
-                own || self.settings.allowed_origins.iter().any(|allowed| allowed == origin)
-            }
-        };
-        let allowed_page = headers.contains_key("origin") && origin_fits;
-        if origin_fits && (same_site || allowed_page) {
-            RefreshCookie::Genuine(value.to_owned())
-        } else {
-            RefreshCookie::CrossSite
-        }
-    }
-
-    /// W3C trace context: the same trace, a span of our own.
-    fn continue_trace(&self, traceparent: &str) -> Option<HeaderValue> {
-        let mut parts = traceparent.split('-');
-        let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let hex =
-            |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        let real = |s: &str| s.bytes().any(|b| b != b'0');
-        let fits = version == "00" && parts.next().is_none() && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
-        if !(fits && real(trace) && real(parent)) {
-            return None;
-        }
-        HeaderValue::from_str(&format!("00-{trace}-{:016x}-{flags}", self.random.u64() | 1)).ok()
-    }
-
     fn finish(&self, response: &mut Response<Full<Bytes>>, facts: &Facts, extras: &Extras) {
         let headers = response.headers_mut();
         for (name, value) in &self.headers {
@@ -400,6 +379,12 @@ impl Gate {
         }
         if extras.no_store {
             headers.entry("cache-control").or_insert(HeaderValue::from_static("no-store"));
+        }
+        if let Some(token) = extras.anonymous_token.as_ref().and_then(|t| HeaderValue::from_str(t).ok()) {
+            headers.insert(HeaderName::from_static("x-anonymous-token"), token);
+        }
+        if let Some(nonce) = extras.dpop_nonce.as_ref().and_then(|n| HeaderValue::from_str(n).ok()) {
+            headers.insert(HeaderName::from_static("dpop-nonce"), nonce);
         }
         if let Some(tier) = extras.tier {
             headers.insert(HeaderName::from_static("x-plan-tier"), HeaderValue::from_static(tier));
@@ -417,58 +402,6 @@ pub(super) fn check_rate(decision: &Decision) -> Result<(), Error> {
     }
     let detail = format!("More than {} requests in {} s.", decision.quota.limit, decision.quota.window.as_secs());
     Err(Refusal::new(Kind::RateLimited, "rate_limited", detail).retry_after_s(decision.reset_s).into())
-}
-
-fn authorize(access: Access, caller: &Caller, now: Timestamp) -> Result<(), Problem> {
-    let forbidden = |detail: String| Refusal::new(Kind::Forbidden, "forbidden", detail);
-    match (access, caller) {
-        (Access::Public(_) | Access::OptionalUser(_) | Access::Anonymous(_), _) => return Ok(()),
-        (Access::Session, Caller::User(_) | Caller::Device(_))
-        | (Access::AnyUser | Access::FreshAnyUser, Caller::User(_))
-        | (Access::Device(_) | Access::UserOrDevice(_), Caller::Device(_)) => {}
-        (Access::User(p) | Access::UserOrDevice(p), Caller::Machine(machine)) if !machine.may(p) => {
-            let detail = format!("This key does not have the scope {}.", p.name());
-            return Err(Refusal::new(Kind::Forbidden, "insufficient_scope", detail).into());
-        }
-        (Access::User(_) | Access::UserOrDevice(_), Caller::Machine(_)) => {}
-        (
-            Access::User(p) | Access::UserOrDevice(p) | Access::FreshUser(p) | Access::TwoFactorUser(p),
-            Caller::User(user),
-        ) => {
-            if !user.may(p) {
-                return Err(forbidden(format!("This needs the permission {}.", p.name())).into());
-            }
-        }
-        (Access::Device(_), _) => return Err(forbidden("This is for enrolled devices.".to_owned()).into()),
-        (_, Caller::Public | Caller::Anonymous(_)) => return Err(unauthenticated().into()),
-        (_, Caller::Machine(_)) => return Err(forbidden("This is for people, not for programs.".to_owned()).into()),
-        (_, Caller::Device(_)) => return Err(forbidden("This is for people, not for devices.".to_owned()).into()),
-    }
-    if caller.tenant().is_some_and(|t| t.is_suspended()) {
-        return Err(tenants::suspended().into());
-    }
-    match (access, caller) {
-        (Access::FreshUser(_) | Access::FreshAnyUser, Caller::User(user)) => {
-            let proven = if user.user.has_second_factor() {
-                user.session.has_fresh_second_factor(now)
-            } else {
-                user.session.is_fresh(now)
-            };
-            if proven { Ok(()) } else { Err(step_up_required().into()) }
-        }
-        (Access::TwoFactorUser(_), Caller::User(user)) if !user.session.has_fresh_second_factor(now) => {
-            Err(step_up_required().into())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// 403: the session is not proof enough for this.
-fn step_up_required() -> Refusal {
-    let detail = "Prove again who you are (POST /v1/me/mfa/verify), then repeat this within five minutes.";
-    let extra = serde_json::json!({ "max_age_s": FRESH.as_secs(), "verify_at": "/v1/me/mfa/verify" });
-    let refusal = Refusal::new(Kind::Forbidden, "step_up_required", detail);
-    Refusal { extra: extra.as_object().cloned().map(Box::new), ..refusal }
 }
 
 enum BodyError {
@@ -508,76 +441,4 @@ fn broken() -> Problem {
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
-}
-
-fn is_request_id(id: &str) -> bool {
-    (1..=limits::REQUEST_ID_LEN_MAX).contains(&id.len())
-        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-}
-
-fn respond(answer: Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(answer.body));
-    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    match answer.content_type {
-        Cow::Borrowed("") => {}
-        Cow::Borrowed(known) => drop(headers.insert(hyper::header::CONTENT_TYPE, HeaderValue::from_static(known))),
-        Cow::Owned(other) => append(headers, vec![("content-type", other)]),
-    }
-    append(headers, answer.headers);
-    response
-}
-
-fn render(problem: &Problem, request_id: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(problem.body(request_id)));
-    *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    headers.insert(hyper::header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    append(headers, problem.headers.clone());
-    response
-}
-
-fn append(headers: &mut HeaderMap, more: Vec<(&'static str, String)>) {
-    for (name, value) in more {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.append(HeaderName::from_static(name), value);
-        }
-    }
-}
-
-fn rate_headers(headers: &mut HeaderMap, rate: &Decision) {
-    let (limit, window_s) = (rate.quota.limit, rate.quota.window.as_secs());
-    headers.insert(HeaderName::from_static("x-ratelimit-limit"), limit.into());
-    headers.insert(HeaderName::from_static("x-ratelimit-remaining"), rate.remaining.into());
-    headers.insert(HeaderName::from_static("x-ratelimit-reset"), rate.reset_s.into());
-    let policy = format!("\"default\";q={limit};w={window_s}");
-    let state = format!("\"default\";r={};t={}", rate.remaining, rate.reset_s);
-    for (name, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    }
-}
-
-/// On every response.
-fn standing_headers() -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in [
-        ("strict-transport-security", "max-age=63072000; includeSubDomains"),
-        ("x-content-type-options", "nosniff"),
-        ("x-frame-options", "DENY"),
-        ("x-xss-protection", "0"),
-        ("referrer-policy", "no-referrer"),
-        ("content-security-policy", "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
-        (
-            "permissions-policy",
-            "accelerometer=(), camera=(), geolocation=(), gyroscope=(), microphone=(), payment=(), usb=()",
-        ),
-        ("cross-origin-opener-policy", "same-origin"),
-        ("cross-origin-embedder-policy", "require-corp"),
-        ("cross-origin-resource-policy", "same-origin"),
-    ] {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
-    headers
 }

@@ -3,6 +3,7 @@
 use hyper::body::Bytes;
 use serde_json::{Map, Value, json};
 
+use super::dpop::{INVALID_DPOP_PROOF, USE_DPOP_NONCE};
 use crate::kernel::{Error, Kind, Refusal};
 
 /// The HTTP status of each kind.
@@ -91,7 +92,7 @@ impl From<Error> for Problem {
         };
         let mut headers = Vec::new();
         if refusal.kind == Kind::Unauthenticated {
-            headers.push(("www-authenticate", "Bearer realm=\"blockremote\"".to_owned()));
+            headers.push(("www-authenticate", challenge(refusal.code)));
         }
         if let Some(seconds) = refusal.retry_after_s {
             headers.push(("retry-after", seconds.to_string()));
@@ -103,6 +104,16 @@ impl From<Error> for Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         Error::from(refusal).into()
+    }
+}
+
+/// What a client that got 401 is to come back with (RFC 9110, section 11.6.1; RFC 9449, section 7.1).
+fn challenge(code: &str) -> String {
+    match code {
+        USE_DPOP_NONCE | INVALID_DPOP_PROOF => {
+            format!("DPoP realm=\"blockremote\", error=\"{code}\", algs=\"ES256\"")
+        }
+        _ => "Bearer realm=\"blockremote\"".to_owned(),
     }
 }
 

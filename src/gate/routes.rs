@@ -4,16 +4,20 @@
 //! reference page; there is no second list.
 
 use super::route::{
-    Access::{AnyUser, Device, OptionalUser, Public, Session, User, UserOrDevice},
+    Access::{
+        Anonymous, AnyUser, Device, FreshAnyUser, OptionalUser, Public, Session, TwoFactorUser, User, UserOrDevice,
+    },
     AuditClass::{self, Change, Nothing as Unaudited, Write},
     DeviceRule::{Acting, Any},
     Door, Endpoint,
-    RateClass::{Handshake, Login, PlanTier, Public as ByNetwork, Read, Unlimited, Write as Writes},
+    RateClass::{
+        Anonymous as PerCaller, Handshake, Login, PlanTier, Public as ByNetwork, Read, Unlimited, Write as Writes,
+    },
     Route, Verb,
 };
 use super::{Json, Nothing, Query};
 use super::{docs, ops};
-use crate::domains::iam::Permission::{DevicesCommand, DevicesRead, SystemAdmin};
+use crate::domains::iam::Permission::{DevicesCommand, DevicesRead, KillSwitchEngage, SystemAdmin};
 use crate::domains::{audit, devices, iam, killswitch, signals};
 use crate::endpoint;
 
@@ -65,6 +69,19 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Delete, "/v1/me/sessions",                                 AnyUser,                                      Writes,     NO_BODY,  Write,     endpoint!(iam::api::end_other_sessions, Query<iam::api::OthersQuery> => 200 iam::api::EndedSessions),             "End all of the caller's sessions but this one"),
     row(Verb::Patch,  "/v1/me/sessions/{session_id}",                    AnyUser,                                      Writes,     4 * KIB,  Write,     endpoint!(iam::api::name_session, Json<iam::api::SessionPatch> => 204 iam::api::Ended),                          "Give one of the caller's sessions a name"),
     row(Verb::Delete, "/v1/me/sessions/{session_id}",                    AnyUser,                                      Writes,     NO_BODY,  Write,     endpoint!(iam::api::end_session, Nothing => 204 iam::api::Ended),                                                "End one of the caller's sessions"),
+    row(Verb::Get,    "/v1/me/mfa",                                      AnyUser,                                      Read,       NO_BODY,  Unaudited, endpoint!(iam::api::mfa::show, Nothing => 200 iam::api::mfa::MfaView),                                            "The caller's second factors"),
+    row(Verb::Post,   "/v1/me/mfa/totp",                                 FreshAnyUser,                                 Writes,     NO_BODY,  Write,     endpoint!(iam::api::mfa::begin_totp, Nothing => 201 iam::api::mfa::TotpSecret),                                   "Begin to set up an authenticator app"),
+    row(Verb::Post,   "/v1/me/mfa/totp/confirm",                         AnyUser,                                      Writes,     4 * KIB,  Write,     endpoint!(iam::api::mfa::confirm_totp, Json<iam::api::mfa::CodeRequest> => 200 iam::api::mfa::RecoveryCodes),     "Show the first code of an authenticator app"),
+    row(Verb::Delete, "/v1/me/mfa/totp",                                 FreshAnyUser,                                 Writes,     NO_BODY,  Write,     endpoint!(iam::api::mfa::remove_totp, Nothing => 204 iam::api::Ended),                                            "Take the authenticator app away"),
+    row(Verb::Post,   "/v1/me/mfa/recovery-codes",                       FreshAnyUser,                                 Writes,     NO_BODY,  Write,     endpoint!(iam::api::mfa::replace_recovery_codes, Nothing => 201 iam::api::mfa::RecoveryCodes),                    "Make new recovery codes; the old ones are void"),
+    row(Verb::Post,   "/v1/me/mfa/passkeys/options",                     FreshAnyUser,                                 Read,       NO_BODY,  Unaudited, endpoint!(iam::api::mfa::passkey_options, Nothing => 200 iam::api::mfa::Options),                                 "What a browser needs to make a passkey"),
+    row(Verb::Post,   "/v1/me/mfa/passkeys",                             AnyUser,                                      Writes,     64 * KIB, Write,     endpoint!(iam::api::mfa::add_passkey, Json<iam::api::mfa::NewPasskeyRequest> => 201 iam::api::mfa::NewPasskey),   "Register a passkey"),
+    row(Verb::Delete, "/v1/me/mfa/passkeys/{passkey_id}",                FreshAnyUser,                                 Writes,     NO_BODY,  Write,     endpoint!(iam::api::mfa::remove_passkey, Nothing => 204 iam::api::Ended),                                         "Take a passkey away"),
+    row(Verb::Post,   "/v1/me/mfa/verify/options",                       AnyUser,                                      Read,       NO_BODY,  Unaudited, endpoint!(iam::api::mfa::verify_options, Nothing => 200 iam::api::mfa::Options),                                  "What a browser needs to prove by a passkey who its user is"),
+    row(Verb::Post,   "/v1/me/mfa/verify",                               AnyUser,                                      Writes,     64 * KIB, Write,     endpoint!(iam::api::mfa::verify, Json<iam::api::mfa::VerifyRequest> => 200 iam::api::mfa::Verified),              "Prove again who the caller is, for what demands it"),
+    row(Verb::Post,   "/v1/auth/passkey/options",                        Public("a person has no token yet"),          ByNetwork,  NO_BODY,  Unaudited, endpoint!(iam::api::mfa::login_options, Nothing => 200 iam::api::mfa::Options),                                   "What a browser needs to log in by a passkey"),
+    row(Verb::Post,   "/v1/auth/passkey",                                Public("the passkey is the credential"),      ByNetwork,  64 * KIB, Write,     endpoint!(iam::api::mfa::login, Json<iam::api::mfa::PasskeyLoginRequest> => 200 iam::api::LoginResponse),         "Log a person in by a passkey"),
+    row(Verb::Get,    "/v1/status",                                      Anonymous("it tells name, version and health"), PerCaller, NO_BODY, Unaudited, endpoint!(ops::status, Nothing => 200 ops::Status),                                                              "Name, version and health in one word"),
     row(Verb::Get,    "/v1/devices",                                     User(DevicesRead),                            Read,       NO_BODY,  Unaudited, endpoint!(devices::api::list, Query<devices::api::PageQuery> => 200 devices::api::DeviceList),                   "Devices of the tenant"),
     row(Verb::Get,    "/v1/devices/{device_id}",                         UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(devices::api::get, Nothing => 200 devices::api::DeviceView),                                           "One device"),
     row(Verb::Post,   "/v1/devices/{device_id}/commands",                User(DevicesCommand),                         Writes,     4 * KIB,  Write,     endpoint!(killswitch::api::command, Json<killswitch::api::CommandRequest> => 202 killswitch::CommandView),       "Tell a device to do something"),
@@ -76,6 +93,8 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Ws,     "/v1/security/kill-switch",                        Device(Any),                                  Handshake,  NO_BODY,  Change,    endpoint!(docs::socket, Nothing => 101 docs::NoBody),                                                            "The kill-switch socket (WebSocket)"),
     row(Verb::Ws,     "/v1/signals",                                     Device(Any),                                  Handshake,  NO_BODY,  Change,    endpoint!(docs::socket, Nothing => 101 docs::NoBody),                                                            "The kill-switch socket, for older clients"),
     row(Verb::Get,    "/v1/audit/logs",                                  UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(audit::api::logs, Query<audit::api::LogQuery> => 200 audit::api::AuditList),                           "The forensic log, newest first"),
+    row(Verb::Get,    "/v1/kill-switch",                                 User(DevicesRead),                            Read,       NO_BODY,  Unaudited, endpoint!(killswitch::api::switch, Nothing => 200 killswitch::api::SwitchState),                                  "Whether all devices of the tenant are locked"),
+    row(Verb::Put,    "/v1/kill-switch",                                 TwoFactorUser(KillSwitchEngage),              Writes,     4 * KIB,  Write,     endpoint!(killswitch::api::turn, Json<killswitch::api::SwitchRequest> => 200 killswitch::api::SwitchState),       "Lock or release all devices of the tenant"),
     row(Verb::Get,    "/.well-known/jwks.json",                          Public("public keys are public"),             Unlimited,  NO_BODY,  Unaudited, endpoint!(ops::jwks, Nothing => 200 docs::Document),                                                            "Keys that tokens and commands are signed with"),
     row(Verb::Get,    "/health/live",                                    PROBE,                                        Unlimited,  NO_BODY,  Unaudited, endpoint!(ops::live, Nothing => 200 ops::Health),                                                          "Whether the process runs"),
     row(Verb::Get,    "/health/ready",                                   PROBE,                                        Unlimited,  NO_BODY,  Unaudited, endpoint!(ops::ready, Nothing => 200 ops::Health),                                                         "Whether it can do its work; 503 names the failing part"),

@@ -10,9 +10,11 @@ use hyper::{Request, Response, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::authn::credential;
+use super::binding::{Head, Scheme};
 use super::context::check_acting;
 use super::device_socket::{DeviceSocket, Mode};
-use super::pipeline::{Facts, Gate, check_rate};
+use super::facts::Facts;
+use super::pipeline::{Gate, check_rate};
 use super::problem::Problem;
 use super::route::Route;
 use crate::kernel::clock::Stopwatch;
@@ -44,13 +46,16 @@ pub(super) async fn upgrade(
     let accept = derive_accept_key(key.as_bytes());
     let offered = protocols(headers);
     let chosen = PROTOCOLS.iter().copied().find(|p| offered.first() == Some(p));
-    let bearer = credential(headers, "Bearer");
-    let token = chosen.and(offered.get(1).copied()).or(bearer).map(str::to_owned);
+    let by_protocol = chosen.and(offered.get(1).copied()).map(|token| (None, token));
+    let bearer = || credential(headers, "Bearer").map(|token| (Some(Scheme::Bearer), token));
+    let bound = || credential(headers, "DPoP").map(|token| (Some(Scheme::Dpop), token));
+    let token = by_protocol.or_else(bearer).or_else(bound);
     if gate.drain.has_started() {
         let detail = "The appliance is shutting down. Try again in a moment.";
         return Err(Refusal::new(Kind::Unavailable, "shutting_down", detail).retry_after_s(5).into());
     }
-    let driver = driver(gate, token.as_deref(), facts);
+    let head = Head { method: request.method().as_str(), uri: request.uri(), headers };
+    let driver = driver(gate, token, head, facts);
     if let Err(Closing::Refuse(error)) = driver {
         return Err(error.into());
     }
@@ -90,17 +95,25 @@ enum Closing {
     Close(u16, &'static str),
 }
 
-fn driver(gate: &Arc<Gate>, token: Option<&str>, facts: &Facts) -> Result<Box<dyn Driver>, Closing> {
+fn driver(
+    gate: &Arc<Gate>,
+    token: Option<(Option<Scheme>, &str)>,
+    head: Head<'_>,
+    facts: &Facts,
+) -> Result<Box<dyn Driver>, Closing> {
     let bad = Closing::Close(code::POLICY, "missing or bad token");
-    let Some(token) = token else { return Err(bad) };
+    let Some((scheme, token)) = token else { return Err(bad) };
     let (caller, full) = match gate.authenticator.socket_caller(token, facts.ip) {
         Ok(found) => found,
         Err(Error::Refused(refusal)) if refusal.kind == Kind::Unauthenticated => return Err(bad),
         Err(other) => return Err(Closing::Refuse(other)),
     };
+    if gate.check_binding(&caller.session, token, scheme, head, facts).is_err() {
+        return Err(bad);
+    }
     let now = gate.clock.now();
     check_rate(&gate.limiter.handshake(caller.entry.no.0, now)).map_err(Closing::Refuse)?;
-    let mode = match check_acting(&caller.entry, now) {
+    let mode = match check_acting(&caller, now) {
         Err(Error::Refused(refusal)) if refusal.kind == Kind::PaymentRequired => Mode::Paywall,
         Ok(()) if full && !caller.tenant.is_suspended() => Mode::Full,
         _ => Mode::CommandsOnly,

@@ -90,6 +90,8 @@ ids! {
     TenantId = "ten";
     /// A person.
     UserId = "usr";
+    /// A caller without an account, for as long as its token lives.
+    AnonymousId = "anon";
     /// One login of a user, or one enrollment of a device.
     SessionId = "ses";
     /// One access token (`jti`).

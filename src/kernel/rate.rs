@@ -70,6 +70,9 @@ impl Counts {
             self
         } else if (self.index + 1) & INDEX_MASK == index {
             Self { index, previous: self.current, current: 0 }
+        } else if (index + 1) & INDEX_MASK == self.index {
+            // Another caller's reading of the clock has just passed into the next window: nothing may be forgotten.
+            self
         } else {
             // Two windows or more ago, or a clock that stepped back: nothing counts any more.
             Self { index, previous: 0, current: 0 }
@@ -78,6 +81,19 @@ impl Counts {
 }
 
 impl SlidingWindow {
+    /// A counter that has seen `count` requests at `at`, all of them then: what is left of one that was written down.
+    pub fn holding(count: u32, quota: Quota, at: Timestamp) -> Self {
+        let window_ms = u64::try_from(quota.window.as_millis()).unwrap_or(u64::MAX).max(1);
+        let index = (u64::try_from(at.as_millis()).unwrap_or(0) / window_ms) & INDEX_MASK;
+        Self(AtomicU64::new(Counts { index, previous: 0, current: u64::from(count).min(COUNT_MAX) }.pack()))
+    }
+
+    /// The estimate of the requests in the window that ends at `now`.
+    pub fn used(&self, window: Duration, now: Timestamp) -> u32 {
+        let all = u32::try_from(COUNT_MAX).unwrap_or(u32::MAX);
+        all - self.peek(Quota { limit: all, window }, now).remaining
+    }
+
     /// Admits and counts one request, or refuses and counts nothing.
     pub fn admit(&self, quota: Quota, now: Timestamp) -> Decision {
         self.decide(quota, now, true)

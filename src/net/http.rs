@@ -17,9 +17,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
-use super::Service;
 use super::deadline::{Progress, Timed};
 use super::limits::Connections;
+use super::{Peer, Service, tls};
 use crate::kernel::limits;
 
 /// Deadlines of a connection.
@@ -196,24 +196,29 @@ pub async fn serve<S: Service>(listener: TcpListener, settings: Settings, servic
     }
 }
 
-async fn connection<S: Service>(stream: TcpStream, peer: SocketAddr, settings: Settings, service: S, drain: &Drain) {
+async fn connection<S: Service>(stream: TcpStream, address: SocketAddr, settings: Settings, service: S, drain: &Drain) {
     // Small answers must not wait for the client's delayed acknowledgements.
     let _ = stream.set_nodelay(true);
     let Some(tls) = settings.tls.clone() else {
+        let peer = Peer { address, certificate_sha256: None };
         return speak_http1(stream, peer, &settings, service, drain).await;
     };
     let handshake = TlsAcceptor::from(tls).accept(stream);
-    match tokio::time::timeout(settings.deadlines.handshake, handshake).await {
-        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-            speak_http2(stream, peer, &settings, service, drain).await;
-        }
-        Ok(Ok(stream)) => speak_http1(stream, peer, &settings, service, drain).await,
-        Ok(Err(e)) => tracing::debug!(%peer, error = %e, "TLS handshake failed"),
-        Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+    let stream = match tokio::time::timeout(settings.deadlines.handshake, handshake).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(e)) => return tracing::debug!(peer = %address, error = %e, "TLS handshake failed"),
+        Err(_) => return tracing::debug!(peer = %address, "TLS handshake took too long"),
+    };
+    let session = stream.get_ref().1;
+    let peer = Peer { address, certificate_sha256: tls::peer_certificate_sha256(session) };
+    if session.alpn_protocol() == Some(b"h2") {
+        speak_http2(stream, peer, &settings, service, drain).await;
+    } else {
+        speak_http1(stream, peer, &settings, service, drain).await;
     }
 }
 
-async fn speak_http1<S: Service, I>(io: I, peer: SocketAddr, settings: &Settings, service: S, drain: &Drain)
+async fn speak_http1<S: Service, I>(io: I, peer: Peer, settings: &Settings, service: S, drain: &Drain)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -238,13 +243,13 @@ where
         .with_upgrades();
     let mut connection = pin!(connection);
     tokio::select! {
-        result = connection.as_mut() => return note(peer, result),
+        result = connection.as_mut() => return note(peer.address, result),
         () = drain.started() => connection.as_mut().graceful_shutdown(),
     }
-    note(peer, connection.await);
+    note(peer.address, connection.await);
 }
 
-async fn speak_http2<S: Service, I>(io: I, peer: SocketAddr, settings: &Settings, service: S, drain: &Drain)
+async fn speak_http2<S: Service, I>(io: I, peer: Peer, settings: &Settings, service: S, drain: &Drain)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -270,14 +275,14 @@ where
     let mut connection = pin!(connection);
     // HTTP/2 itself knows no end of idleness: a client that only answers pings would stay for ever.
     tokio::select! {
-        result = connection.as_mut() => return note(peer, result),
+        result = connection.as_mut() => return note(peer.address, result),
         () = drain.started() => {}
         () = activity.idle_for(settings.deadlines.idle) => {}
     }
     connection.as_mut().graceful_shutdown();
     let grace = settings.deadlines.idle;
     if let Ok(result) = tokio::time::timeout(grace, connection).await {
-        note(peer, result);
+        note(peer.address, result);
     }
 }
 

@@ -16,8 +16,18 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// SHA-256 of the certificate (DER) whose key it proved to hold in the TLS handshake; what RFC 8705, section 3.1 calls
+    /// `x5t#S256`. Nobody vouches for the certificate's content. `None`: it showed none, or the listener asks for none.
+    pub certificate_sha256: Option<[u8; 32]>,
+}
+
 /// Answers requests.
 pub trait Service: Clone + Send + Sync + 'static {
     /// Answers one request of `peer`; never fails: what goes wrong is an answer, too.
-    fn call(&self, request: Request<Incoming>, peer: SocketAddr) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    fn call(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }

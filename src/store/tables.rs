@@ -61,6 +61,8 @@ tables! {
     AUDIT_BY_DEVICE = "audit_by_device";
     /// tenant -> size and right edge of the Merkle tree.
     AUDIT_HEADS = "audit_heads";
+    /// kind byte, key -> raw: times of the admitted requests of an anonymous caller or of its network.
+    ANONYMOUS_WINDOWS = "anonymous_windows";
     /// block number -> raw: the readings of one commit, in the order of their arrival.
     SIGNAL_JOURNAL = "signal_journal";
     /// tenant, device number -> raw: rings and engine state as of a journal block.

@@ -3,6 +3,8 @@
 //!
 //! Nothing here is used by the product.
 
+pub mod passkey;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

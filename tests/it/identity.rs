@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use blockremote::client::Response;
+use blockremote::domains::iam::anonymous::AnonymousCaller;
 use blockremote::testkit::{Device, Fault, Server, text};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -318,5 +319,26 @@ async fn a_block_survives_a_new_enrollment() -> Done {
         device.access_token = text(&again, "access_token");
         assert_refused(&device.beat(&device.calm()).await?, 423, "device_blocked");
     }
+    Ok(())
+}
+
+/// A restart must not hand every anonymous caller a full quota again.
+#[tokio::test]
+async fn a_stop_writes_down_what_anonymous_callers_have_used() -> Done {
+    let mut server = Server::start_with(|c| c.anonymous.limit = 5).await?;
+    let address = "192.0.2.7".parse()?;
+    let caller = AnonymousCaller { address, network: address, user_agent: Some("curl/8"), accept_language: None };
+    let remaining = |server: &Server, token: Option<&str>| {
+        let admission = server.app().services.iam.anonymous().admit(token, &caller, server.clock.now());
+        (admission.decision.map(|d| (d.admitted, d.remaining)), admission.new_token)
+    };
+    let (first, token) = remaining(&server, None);
+    assert_eq!(first, Some((true, 4)));
+    for left in [3, 2] {
+        assert_eq!(remaining(&server, token.as_deref()), (Some((true, left)), None));
+    }
+    server.restart().await?;
+    assert_eq!(remaining(&server, token.as_deref()), (Some((true, 1)), None));
+    server.stop().await;
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod cli;
+mod client_certificates;
 mod common;
 mod durability;
 mod heartbeat;

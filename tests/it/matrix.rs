@@ -63,7 +63,8 @@ async fn a_body_over_the_rows_limit_is_413_and_then_comes_the_media_type() -> Do
         let who = if matches!(route.access, Access::Device(_)) { Who::Device } else { Who::Admin };
         let call = world.recipe(route, who).await?;
         let public = matches!(route.access, Access::Public(_) | Access::OptionalUser(_));
-        let bearer = world.token(who).filter(|_| !public).map(|t| format!("Bearer {t}"));
+        let token = call.token.clone().or_else(|| world.token(who));
+        let bearer = token.filter(|_| !public).map(|t| format!("Bearer {t}"));
         let large = vec![b' '; route.body_max + 1];
         let fits = vec![b' '; route.body_max];
         for (content_type, text, expected) in [

@@ -121,7 +121,7 @@ async fn sample(place: &Place, tls: Arc<rustls::ClientConfig>, address: SocketAd
 pub(super) fn server_tls(place: &Place) -> Result<Arc<rustls::ServerConfig>, Failure> {
     let read = |name: &str| std::fs::read_to_string(place.config.paths.certs.join(name));
     let certificate = tls::Certificate::from_pem(&read("server.pem")?, &read("server.key")?)?;
-    Ok(Arc::new(tls::server_config(Arc::new(certificate), false)?))
+    Ok(Arc::new(tls::server_config(Arc::new(certificate), false, false)?))
 }
 
 /// Requests that are made before the clock runs, so that making them is not measured. No two bodies are alike: a device

@@ -65,6 +65,13 @@ impl Devices {
         self.index.get(tenant, id)
     }
 
+    /// The live entries of a tenant.
+    pub fn of_tenant(&self, tenant: TenantId) -> Vec<Arc<DeviceEntry>> {
+        let mut entries = self.index.all();
+        entries.retain(|e| e.tenant == tenant);
+        entries
+    }
+
     /// Every live entry, for start-up.
     pub fn entries(&self) -> Vec<Arc<DeviceEntry>> {
         self.index.all()

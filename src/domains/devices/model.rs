@@ -70,6 +70,8 @@ pub enum BlockCause {
     RefreshReused,
     /// A person's command.
     Command,
+    /// The kill switch of the whole tenant.
+    KillSwitch,
 }
 
 /// Whether a device may act.

@@ -1,5 +1,7 @@
 //! Logging in, enrolling, refreshing and sessions on the wire.
 
+pub mod mfa;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -42,7 +44,7 @@ impl Validate for LoginRequest {
     }
 }
 
-pub(super) fn length(text: &str, pointer: &str, min: usize, max: usize, wrong: &mut Vec<FieldError>) {
+fn length(text: &str, pointer: &str, min: usize, max: usize, wrong: &mut Vec<FieldError>) {
     if !(min..=max).contains(&text.chars().count()) {
         let detail = format!("must have {min} to {max} characters");
         wrong.push(FieldError { pointer: pointer.to_owned(), detail });
@@ -106,7 +108,7 @@ pub struct LoginResponse {
     user: UserView,
 }
 
-pub(super) fn cookie_of(token: &str) -> String {
+fn cookie_of(token: &str) -> String {
     format!("__Host-refresh={token}; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=2592000")
 }
 
@@ -136,7 +138,7 @@ pub async fn login(ctx: Context, Json(request): Json<LoginRequest>) -> Result<Re
 }
 
 /// The answer to every way of logging in.
-pub(super) fn welcome(ctx: &Context, logged_in: LoggedIn, by_cookie: bool) -> Reply<LoginResponse> {
+fn welcome(ctx: &Context, logged_in: LoggedIn, by_cookie: bool) -> Reply<LoginResponse> {
     let TokenPair { access_token, refresh_token, expires_in, session, token_type } = logged_in.pair;
     let reply = Reply::new(LoginResponse {
         access_token,

@@ -88,6 +88,10 @@ impl Iam {
         if tenant.state != TenantState::Active {
             return Err(tenants::suspended().into());
         }
+        if tenant.kill_switch.is_some() {
+            let detail = "The kill switch of the tenant is engaged: no device is enrolled until it is released.";
+            return Err(Refusal::new(Kind::Forbidden, "kill_switch_engaged", detail).into());
+        }
         let known = devices::load(tx, right.tenant, &wanted.device_id)?;
         if known.is_some() && !known.as_ref().is_some_and(|d| right.covers(d)) {
             let detail = "A device of this name is enrolled already. Its owner, or a token issued for this very device, can enroll it again.";

@@ -1,9 +1,5 @@
 //! A person's way in.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use tokio::sync::Semaphore;
-
 use super::model::{Binding, SessionRow, User};
 use super::second_factor::FactorCheck;
 use super::session::{Proof, TokenPair};
@@ -13,7 +9,7 @@ use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
 use crate::domains::tenants::{self, TenantState};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{TenantId, UserId};
-use crate::kernel::{Error, Kind, Refusal, Result};
+use crate::kernel::{Kind, Refusal, Result};
 use crate::store::Tx;
 use crate::store::tables::{Key, USER_NAMES};
 
@@ -35,39 +31,6 @@ pub struct LoggedIn {
     pub pair: TokenPair,
     /// The person.
     pub user: User,
-}
-
-/// Password checks take 50 ms and 19 MiB each: two at a time, a short queue, and no thread that heartbeats need.
-pub(super) struct ArgonPool {
-    running: Semaphore,
-    waiting: AtomicUsize,
-}
-
-const RUNNING_MAX: usize = 2;
-const WAITING_MAX: usize = 64;
-
-impl Default for ArgonPool {
-    fn default() -> Self {
-        Self { running: Semaphore::new(RUNNING_MAX), waiting: AtomicUsize::new(0) }
-    }
-}
-
-impl ArgonPool {
-    /// Runs one password check.
-    ///
-    /// # Errors
-    /// `overloaded` (503) when too many wait already.
-    pub async fn run<T: Send + 'static>(&self, check: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            let detail = "Too many logins wait to be checked. Try again in a moment.";
-            return Err(Refusal::new(Kind::Unavailable, "overloaded", detail).retry_after_s(2).into());
-        }
-        let permit = self.running.acquire().await;
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        let _permit = permit.map_err(Error::internal)?;
-        tokio::task::spawn_blocking(check).await.map_err(Error::internal)
-    }
 }
 
 /// What became of a login.

@@ -5,14 +5,20 @@
 //!
 //! Knows nothing of HTTP, cookies or headers.
 
+pub mod anonymous;
 pub mod api;
 mod api_key;
+mod argon_pool;
+mod challenge;
 mod directory;
 mod enroll;
+mod guesses;
 mod index;
 mod keys;
 mod login;
 mod model;
+mod passkeys;
+pub mod password_policy;
 mod permission;
 pub mod refresh;
 mod roles;
@@ -22,6 +28,7 @@ mod setup;
 mod token;
 mod users;
 
+pub use anonymous::AnonymousCaller;
 pub use api_key::{ApiKeyEntry, Bound, KeyKind, looks_like_api_key};
 pub use directory::UserEntry;
 pub use enroll::{Enrolled, Enrollment, EnrollmentBy, TokenSpec};
@@ -29,7 +36,9 @@ pub use index::{FRESH, SessionEntry};
 pub use keys::{load as load_keys, rotate as rotate_keys};
 pub use login::{Credentials, LoggedIn};
 pub use model::{Binding, EndCause, SessionView, User};
+pub use passkeys::{Attempt, Site};
 pub use permission::{Permission, PermissionSet, Role, RoleName};
+pub use second_factor::{Evidence, Factors, PasskeyView, PendingTotp};
 pub use session::{Presenter, TokenPair};
 pub use setup::{FirstSecrets, set_up};
 pub use token::{AccessClaims, DEVICE_SCOPE};
@@ -68,6 +77,10 @@ pub struct Settings {
     pub open_tenant: Option<TenantId>,
     /// Enrollments a minute for each token.
     pub enroll_per_minute: u32,
+    /// The relying party's id of passkeys; `None`: the host that the browser calls.
+    pub relying_party: Option<String>,
+    /// Callers without an account.
+    pub anonymous: anonymous::Settings,
 }
 
 /// Identity. Cheap to clone.
@@ -89,11 +102,15 @@ struct Inner {
     password_cost: password::Params,
     refresh_key: [u8; 32],
     api_key_key: [u8; 32],
+    recovery_key: [u8; 32],
+    sealing: Arc<SealingKey>,
+    challenges: challenge::Challenges,
     sessions: index::Index,
     directory: directory::Directory,
     api_keys: api_key::Index,
     enroll_rates: papaya::HashMap<[u8; 32], Arc<crate::kernel::rate::SlidingWindow>>,
-    argon: login::ArgonPool,
+    anonymous: anonymous::Anonymous,
+    argon: argon_pool::ArgonPool,
 }
 
 /// What identity is built from.
@@ -128,7 +145,6 @@ impl Iam {
         directory.rebuild(&snapshot)?;
         api_keys.rebuild(&snapshot)?;
         let password_cost = setup::password_cost(&snapshot)?;
-        drop(snapshot);
         let lifetime_s = u32::try_from(parts.settings.access_ttl.as_secs()).unwrap_or(u32::MAX);
         let policy = JwtPolicy {
             issuer: parts.settings.issuer.clone(),
@@ -137,6 +153,18 @@ impl Iam {
             leeway_s: 30,
             max_lifetime_s: lifetime_s.max(900),
         };
+        let anonymous = anonymous::Anonymous::rebuild(
+            anonymous::Parts {
+                store: store.clone(),
+                keys: parts.keys.clone(),
+                random: parts.random.clone(),
+                issuer: parts.settings.issuer.clone(),
+                audience: parts.settings.audience.clone(),
+                settings: parts.settings.anonymous,
+            },
+            &snapshot,
+            parts.clock.now(),
+        )?;
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
@@ -148,6 +176,9 @@ impl Iam {
                 password_cost,
                 refresh_key: parts.sealing.derive("refresh-token"),
                 api_key_key: parts.sealing.derive("api-key"),
+                recovery_key: parts.sealing.derive("recovery-code"),
+                challenges: challenge::Challenges::new(parts.sealing.derive("webauthn-challenge")),
+                sealing: parts.sealing,
                 random: parts.random,
                 settings: parts.settings,
                 policy,
@@ -155,7 +186,8 @@ impl Iam {
                 directory,
                 api_keys,
                 enroll_rates: papaya::HashMap::new(),
-                argon: login::ArgonPool::default(),
+                anonymous,
+                argon: argon_pool::ArgonPool::for_this_machine()?,
             }),
         })
     }
@@ -173,6 +205,16 @@ impl Iam {
     /// The live side of a person; `None` when they were removed.
     pub fn user_entry(&self, id: UserId) -> Option<Arc<UserEntry>> {
         self.inner.directory.get(id)
+    }
+
+    /// Callers without an account.
+    pub fn anonymous(&self) -> &anonymous::Anonymous {
+        &self.inner.anonymous
+    }
+
+    /// The relying party's id of passkeys where the configuration fixes one.
+    pub fn relying_party(&self) -> Option<&str> {
+        self.inner.settings.relying_party.as_deref()
     }
 
     /// The living API key or instance token with this text.

@@ -42,6 +42,7 @@ permissions! {
     DevicesRead = "devices:read", "See devices, their scores and their commands.", [Admin SecurityAnalyst Manager Viewer Auditor];
     DevicesWrite = "devices:write", "Enroll, rename and remove devices.", [Admin Manager];
     DevicesCommand = "devices:command", "Lock and release devices.", [Admin SecurityAnalyst];
+    KillSwitchEngage = "kill-switch:engage", "Lock and release all devices of the tenant at once.", [Admin];
     UsersRead = "users:read", "See people, teams and roles.", [Admin SecurityAnalyst Manager Auditor];
     UsersWrite = "users:write", "Change people, teams and roles.", [Admin];
     KeysRead = "keys:read", "See API keys and tokens, never their secrets.", [Admin Auditor];

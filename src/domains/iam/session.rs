@@ -424,6 +424,7 @@ impl Iam {
     pub fn sweep(&self) {
         let now = self.inner.clock.now();
         self.inner.sessions.sweep(now);
+        self.inner.challenges.sweep(now);
         let quota = crate::kernel::rate::Quota::per_minute(self.inner.settings.enroll_per_minute);
         self.inner.enroll_rates.pin().retain(|_, window| !window.is_idle(quota, now));
     }

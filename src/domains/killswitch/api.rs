@@ -8,9 +8,9 @@ use utoipa::ToSchema;
 use super::{Action, CommandView, NewCommand};
 use crate::crypto::sha256;
 use crate::gate::{Context, Json, Nothing, Params, Query, Reply, Validate, Values};
-use crate::kernel::Result;
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::DeviceId;
+use crate::kernel::{Refusal, Result, Timestamp};
 use crate::list_of;
 
 /// What a device is to be told.
@@ -122,4 +122,59 @@ pub async fn get(ctx: Context, _: Nothing) -> Result<Reply<CommandView>> {
     let entry = ctx.device_entry(&ctx.path("device_id")?)?;
     let view = ctx.services().killswitch.get(entry.tenant, entry.id.clone(), ctx.path("command_id")?).await?;
     Ok(Reply::new(view))
+}
+
+/// How the switch of the whole tenant is to stand.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchRequest {
+    /// true locks every device, false releases those that it locked.
+    engaged: bool,
+    /// In words; devices may show it, and it stands in the audit log.
+    #[schema(min_length = 1, max_length = 500)]
+    reason: String,
+}
+
+impl Validate for SwitchRequest {
+    fn validate(&self, wrong: &mut Vec<FieldError>) {
+        check_reason(&self.reason, wrong);
+    }
+}
+
+/// How the switch of the whole tenant stands.
+#[derive(Serialize, ToSchema)]
+pub struct SwitchState {
+    /// Whether all devices are locked.
+    engaged: bool,
+    /// Why; null while it is not engaged.
+    reason: Option<String>,
+    /// Since when.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    engaged_at: Option<Timestamp>,
+    /// Devices whose own lock or release is still to be written; while it is engaged they do not act all the same.
+    devices_pending: usize,
+}
+
+impl From<super::SwitchView> for SwitchState {
+    fn from(view: super::SwitchView) -> Self {
+        Self {
+            engaged: view.engaged.is_some(),
+            engaged_at: view.engaged.as_ref().map(|e| e.at),
+            reason: view.engaged.map(|e| e.reason),
+            devices_pending: view.pending,
+        }
+    }
+}
+
+/// `GET /v1/kill-switch`
+pub async fn switch(ctx: Context, _: Nothing) -> Result<Reply<SwitchState>> {
+    let view = ctx.services().killswitch.switch(ctx.tenant()?).ok_or_else(Refusal::not_found)?;
+    Ok(Reply::new(view.into()))
+}
+
+/// `PUT /v1/kill-switch`
+pub async fn turn(ctx: Context, Json(request): Json<SwitchRequest>) -> Result<Reply<SwitchState>> {
+    let (tenant, by, origin) = (ctx.tenant()?, ctx.actor()?, ctx.origin().clone());
+    let view = ctx.services().killswitch.turn(tenant, request.engaged, request.reason, by, origin).await?;
+    Ok(Reply::new(view.into()))
 }

@@ -9,17 +9,20 @@ pub mod api;
 pub mod hub;
 mod model;
 mod store;
+mod tenant;
 
 pub use crate::store::idempotency::Once;
 pub use hub::{CloseReason, Hub, Outbox, Outgoing};
 pub use model::{Ack, AckStatus, Action, CommandView, Notice, Status};
 pub use store::NewCommand;
+pub use tenant::SwitchView;
 
 use std::sync::Arc;
 
 use crate::crypto::keyring::KeyRing;
 use crate::domains::audit::{self, NewEntry, ThreatLevel};
 use crate::domains::devices::{self, BlockCause, Blocked, Device, DeviceEntry, Devices};
+use crate::domains::tenants::Tenants;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{CommandId, DeviceId, TenantId, UserId};
 use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result, Timestamp};
@@ -29,6 +32,7 @@ use crate::store::{Store, Tx, idempotency};
 #[derive(Clone)]
 pub struct KillSwitch {
     store: Store,
+    tenants: Tenants,
     devices: Devices,
     keys: KeyRing,
     clock: Clock,
@@ -46,8 +50,8 @@ pub struct Page {
 
 impl KillSwitch {
     /// The kill switch of this data file.
-    pub fn new(devices: Devices, keys: KeyRing, clock: Clock, random: Random) -> Self {
-        Self { store: devices.store().clone(), devices, keys, clock, random, hub: Arc::default() }
+    pub fn new(tenants: Tenants, devices: Devices, keys: KeyRing, clock: Clock, random: Random) -> Self {
+        Self { store: devices.store().clone(), tenants, devices, keys, clock, random, hub: Arc::default() }
     }
 
     /// The open sockets.

@@ -16,6 +16,7 @@ pub struct TenantEntry {
     /// `ten_...`
     pub id: TenantId,
     suspended: AtomicBool,
+    engaged: AtomicBool,
     row: ArcSwap<Tenant>,
 }
 
@@ -23,6 +24,11 @@ impl TenantEntry {
     /// Whether its people and devices are refused: suspended, or deleted since this entry was handed out.
     pub fn is_suspended(&self) -> bool {
         self.suspended.load(Ordering::Acquire)
+    }
+
+    /// Whether its kill switch is engaged: no device of it acts.
+    pub fn is_engaged(&self) -> bool {
+        self.engaged.load(Ordering::Acquire)
     }
 
     /// Everything that is stored about it.
@@ -48,6 +54,10 @@ impl Index {
         self.tenants.pin().get(&id).cloned()
     }
 
+    pub fn all(&self) -> Vec<Arc<TenantEntry>> {
+        self.tenants.pin().values().cloned().collect()
+    }
+
     /// Only the writer calls this after start-up.
     pub fn apply(&self, tenant: Tenant) {
         let pinned = self.tenants.pin();
@@ -58,15 +68,18 @@ impl Index {
             return;
         }
         let suspended = tenant.state != TenantState::Active;
+        let engaged = tenant.kill_switch.is_some();
         match pinned.get(&tenant.id) {
             Some(entry) => {
                 entry.row.store(Arc::new(tenant));
                 entry.suspended.store(suspended, Ordering::Release);
+                entry.engaged.store(engaged, Ordering::Release);
             }
             None => {
                 let entry = TenantEntry {
                     id: tenant.id,
                     suspended: AtomicBool::new(suspended),
+                    engaged: AtomicBool::new(engaged),
                     row: ArcSwap::from_pointee(tenant),
                 };
                 pinned.insert(entry.id, Arc::new(entry));

@@ -8,7 +8,7 @@ mod model;
 mod store;
 
 pub use index::TenantEntry;
-pub use model::{AttestationPolicy, EnrollmentPolicy, Retention, Tenant, TenantState};
+pub use model::{AttestationPolicy, EnrollmentPolicy, KillSwitchEngaged, Retention, Tenant, TenantState};
 pub use store::{first, load, save};
 
 use std::sync::Arc;
@@ -42,6 +42,11 @@ impl Tenants {
     /// The live entry of a tenant; `None` for a deleted one.
     pub fn entry(&self, id: TenantId) -> Option<Arc<TenantEntry>> {
         self.index.get(id)
+    }
+
+    /// Every live entry.
+    pub fn entries(&self) -> Vec<Arc<TenantEntry>> {
+        self.index.all()
     }
 
     /// One tenant; `None` for a deleted one.

@@ -59,6 +59,15 @@ pub enum TenantState {
     },
 }
 
+/// All devices of a tenant are locked at once, and no new one is let in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KillSwitchEngaged {
+    /// In words.
+    pub reason: String,
+    /// Since when.
+    pub at: Timestamp,
+}
+
 /// A stored tenant.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tenant {
@@ -83,6 +92,9 @@ pub struct Tenant {
     /// Whether it may act.
     #[serde(default)]
     pub state: TenantState,
+    /// Set while the kill switch of the whole tenant is engaged.
+    #[serde(default)]
+    pub kill_switch: Option<KillSwitchEngaged>,
 }
 impl Row for Tenant {}
 
@@ -105,6 +117,7 @@ impl Tenant {
             locale: default_locale(),
             retention: Retention::default(),
             state: TenantState::default(),
+            kill_switch: None,
         }
     }
 

@@ -1,0 +1,241 @@
+//! The threads that check passwords: few, apart from all others, and behind them in the queue for the processor.
+//!
+//! A check takes tens of milliseconds and tens of megabytes on purpose. On threads of its own at a lower priority it
+//! cannot hold up heartbeats, which share the machine, and a flood of logins fills this short queue only. A check whose
+//! caller went away is skipped: a flood that hangs up costs nothing more.
+//! Knows nothing of users or passwords; it runs whatever closure it is given.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+use crate::kernel::{Error, Kind, Refusal, Result};
+
+/// Checks that may wait for a thread; more are refused.
+const WAITING_MAX: usize = 64;
+/// Threads at most, whatever the machine: each holds a hash's memory while it works.
+const THREADS_MAX: usize = 4;
+/// Steps of niceness (setpriority(2)) below the rest of the process.
+const NICENESS: i32 = 10;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A bounded queue and the threads that empty it. Dropping it ends the threads: what runs is finished, what waits is
+/// dropped and its callers hear an internal error.
+pub(super) struct ArgonPool {
+    queue: Option<mpsc::SyncSender<Job>>,
+    closing: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl ArgonPool {
+    /// One thread for every two processors, at least one and at most four.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn for_this_machine() -> Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self::new((cores / 2).clamp(1, THREADS_MAX), WAITING_MAX)
+    }
+
+    fn new(thread_count: usize, waiting_max: usize) -> Result<Self> {
+        let (sender, receiver) = mpsc::sync_channel::<Job>(waiting_max);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let mut pool = Self { queue: Some(sender), closing: Arc::default(), threads: Vec::with_capacity(thread_count) };
+        for n in 0..thread_count {
+            let (receiver, closing) = (Arc::clone(&receiver), Arc::clone(&pool.closing));
+            let work = move || work(&receiver, &closing);
+            let thread = std::thread::Builder::new().name(format!("argon-{n}")).spawn(work);
+            pool.threads.push(thread.map_err(Error::internal)?);
+        }
+        Ok(pool)
+    }
+
+    /// Runs one check on a thread of the pool.
+    ///
+    /// A check that has not begun when this future is dropped is not run.
+    ///
+    /// # Errors
+    /// `overloaded` (503) when too many wait already; internal when the check panicked or the pool was dropped.
+    pub async fn run<T: Send + 'static>(&self, check: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(move || {
+            if !reply.is_closed() {
+                // Who went away while it ran does not want the answer.
+                let _ = reply.send(check());
+            }
+        });
+        let queue = self.queue.as_ref().ok_or_else(|| Error::internal("the password threads have ended"))?;
+        queue.try_send(job).map_err(|e| match e {
+            mpsc::TrySendError::Full(_) => {
+                let detail = "Too many logins wait to be checked. Try again in a moment.";
+                Refusal::new(Kind::Unavailable, "overloaded", detail).retry_after_s(2).into()
+            }
+            mpsc::TrySendError::Disconnected(_) => Error::internal("the password threads have ended"),
+        })?;
+        answer.await.map_err(|_| Error::internal("a password check ended without an answer"))
+    }
+}
+
+impl Drop for ArgonPool {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::Release);
+        self.queue = None;
+        let this = std::thread::current().id();
+        for thread in self.threads.drain(..) {
+            // A job may hold the last handle of what owns the pool; a thread cannot wait for itself.
+            if thread.thread().id() != this {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+fn work(queue: &Mutex<mpsc::Receiver<Job>>, closing: &AtomicBool) {
+    // On Linux this is the calling thread's priority. Where it is refused, checks are merely less polite.
+    let _ = rustix::process::nice(NICENESS);
+    loop {
+        // One idle thread waits in the channel, the others for the lock; it is free again before the job runs.
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        if closing.load(Ordering::Acquire) {
+            continue;
+        }
+        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+            tracing::error!("a password check ended by a defect; its login was refused");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use std::pin::Pin;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Poll;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Holds a thread of the pool until the sender is dropped; resolves when the thread is held.
+    async fn occupy(pool: &Arc<ArgonPool>) -> (mpsc::Sender<()>, tokio::task::JoinHandle<Result<()>>) {
+        let (release, held) = mpsc::channel::<()>();
+        let (begun, began) = oneshot::channel();
+        let pool = Arc::clone(pool);
+        let task = tokio::spawn(async move {
+            pool.run(move || {
+                let _ = begun.send(());
+                let _ = held.recv();
+            })
+            .await
+        });
+        began.await.unwrap();
+        (release, task)
+    }
+
+    /// Polls once, which queues the check.
+    async fn waits<T>(check: &mut Pin<Box<impl Future<Output = T>>>) -> bool {
+        std::future::poll_fn(|cx| Poll::Ready(check.as_mut().poll(cx).is_pending())).await
+    }
+
+    fn pool(threads: usize, waiting_max: usize) -> Arc<ArgonPool> {
+        Arc::new(ArgonPool::new(threads, waiting_max).unwrap())
+    }
+
+    #[tokio::test]
+    async fn beyond_the_queue_a_caller_is_sent_away_at_once() {
+        let pool = pool(1, 2);
+        let (release, running) = occupy(&pool).await;
+        let mut waiting = [1, 2].map(|n| Box::pin(pool.run(move || n)));
+        for check in &mut waiting {
+            assert!(waits(check).await);
+        }
+        match pool.run(|| 1).await {
+            Err(Error::Refused(refusal)) => {
+                assert_eq!((refusal.kind, refusal.code), (Kind::Unavailable, "overloaded"));
+                assert_eq!(refusal.retry_after_s, Some(2));
+            }
+            other => assert!(other.is_err(), "a third was let in to wait"),
+        }
+        drop(release);
+        running.await.unwrap().unwrap();
+        for (n, check) in (1..).zip(waiting) {
+            assert_eq!(check.await.unwrap(), n, "who was let in is served");
+        }
+        assert_eq!(pool.run(|| 2).await.unwrap(), 2, "there is room again");
+    }
+
+    #[tokio::test]
+    async fn no_more_checks_run_at_once_than_there_are_threads() {
+        let pool = pool(2, 64);
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let mut checks = tokio::task::JoinSet::new();
+        for _ in 0..12 {
+            let (now, most, pool) = (Arc::clone(&now), Arc::clone(&most), Arc::clone(&pool));
+            let check = move || {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(5));
+                now.fetch_sub(1, Ordering::SeqCst);
+            };
+            checks.spawn(async move { pool.run(check).await });
+        }
+        for done in checks.join_all().await {
+            done.unwrap();
+        }
+        assert_eq!(most.load(Ordering::SeqCst), 2, "both threads work, and no third");
+    }
+
+    #[tokio::test]
+    async fn a_check_whose_caller_went_away_is_not_run() {
+        let pool = pool(1, 64);
+        let (release, running) = occupy(&pool).await;
+        let ran = Arc::new(AtomicUsize::new(0));
+        let check = |by: usize| {
+            let ran = Arc::clone(&ran);
+            pool.run(move || ran.fetch_add(by, Ordering::SeqCst))
+        };
+        let mut gone = Box::pin(check(1));
+        assert!(waits(&mut gone).await);
+        drop(gone);
+        drop(release);
+        running.await.unwrap().unwrap();
+        check(10).await.unwrap();
+        assert_eq!(ran.load(Ordering::SeqCst), 10);
+    }
+
+    #[tokio::test]
+    async fn a_panicking_check_fails_alone() {
+        let pool = pool(1, 64);
+        let broken = pool.run(|| std::panic::resume_unwind(Box::new("a defect"))).await;
+        assert!(matches!(broken, Err::<(), _>(Error::Internal(_))));
+        assert_eq!(pool.run(|| 7).await.unwrap(), 7, "the only thread still serves");
+    }
+
+    #[tokio::test]
+    async fn dropping_the_pool_ends_its_threads() {
+        let pool = ArgonPool::new(3, 64).unwrap();
+        let alive = Arc::new(());
+        let witness = Arc::clone(&alive);
+        pool.run(move || drop(witness)).await.unwrap();
+        let names: Vec<_> = pool.threads.iter().map(|t| t.thread().name().map(str::to_owned)).collect();
+        assert_eq!(names, ["argon-0", "argon-1", "argon-2"].map(|n| Some(n.to_owned())));
+        let closing = Arc::clone(&pool.closing);
+        drop(pool);
+        // Each thread held a share of the flag and gave it back when it ended.
+        assert_eq!(Arc::strong_count(&closing), 1);
+        assert_eq!(Arc::strong_count(&alive), 1);
+    }
+
+    /// A machine without leave to change priorities still checks passwords; on Linux lowering is always granted.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn checks_run_at_a_lower_priority_than_the_rest() {
+        let niceness = || rustix::process::getpriority_process(None).unwrap();
+        let here = niceness();
+        let there = pool(1, 1).run(niceness).await.unwrap();
+        assert_eq!((there, niceness()), ((here + NICENESS).min(19), here));
+    }
+}
