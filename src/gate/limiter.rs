@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lockout::Lockout;
 use crate::crypto::sha256;
 use crate::kernel::Timestamp;
 use crate::kernel::network::network_of;
@@ -49,12 +50,13 @@ pub struct Limiter {
     counters: papaya::HashMap<Who, Arc<SlidingWindow>>,
     /// Limits on failures are small, and a person waits for them: exact to the moment.
     failures: papaya::HashMap<Failing, Arc<SlidingLog>>,
+    lockout: Lockout,
 }
 
 impl Limiter {
     /// With these quotas.
     pub fn new(quotas: Quotas) -> Self {
-        Self { quotas, counters: papaya::HashMap::new(), failures: papaya::HashMap::new() }
+        Self { quotas, counters: papaya::HashMap::new(), failures: papaya::HashMap::new(), lockout: Lockout::default() }
     }
 
     fn window(&self, who: Who, now: Timestamp) -> Arc<SlidingWindow> {
@@ -122,14 +124,37 @@ impl Limiter {
     }
 
     /// Takes one try to log in to an account from a network before its password is checked, so that tries in parallel
-    /// count, too. [`Limiter::login_succeeded`] gives the try back.
+    /// count, too. How it ended is told by one of the two below; a wrong one by neither.
     pub fn login_try(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) -> Decision {
-        self.login_log(account, ip, now).admit(Quota::per_minute(self.quotas.login_failures), now)
+        let quota = Quota::per_minute(self.quotas.login_failures);
+        let log = self.login_log(account, ip, now);
+        let decision = log.admit(quota, now);
+        if !decision.admitted {
+            return decision;
+        }
+        let wait = self.lockout.admit(account, ip, now);
+        if wait.is_zero() {
+            return decision;
+        }
+        log.give_back();
+        Decision {
+            admitted: false,
+            quota,
+            remaining: 0,
+            reset_s: wait.as_millis().div_ceil(1_000).try_into().unwrap_or(1),
+        }
     }
 
-    /// The try was no failure.
+    /// The try opened the account.
     pub fn login_succeeded(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) {
         self.login_log(account, ip, now).give_back();
+        self.lockout.opened(account, ip, now);
+    }
+
+    /// The try was neither right nor wrong: nobody looked, or a second step is due.
+    pub fn login_undecided(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) {
+        self.login_log(account, ip, now).give_back();
+        self.lockout.give_back(account, now);
     }
 
     /// Forgets counters that have nothing left to remember.
@@ -138,5 +163,6 @@ impl Limiter {
         let quota = Quota { limit: 1, window: Duration::from_secs(60) };
         self.counters.pin().retain(|_, window| !window.is_idle(quota, now));
         self.failures.pin().retain(|_, log| !log.is_idle(quota, now));
+        self.lockout.sweep(now);
     }
 }

@@ -18,6 +18,7 @@ mod docs;
 mod dpop;
 mod facts;
 mod limiter;
+mod lockout;
 mod openapi;
 mod ops;
 mod params;

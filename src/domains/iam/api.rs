@@ -128,11 +128,12 @@ pub async fn login(ctx: Context, Json(request): Json<LoginRequest>) -> Result<Re
         binding: ctx.proven_key().cloned(),
     };
     let outcome = ctx.services().iam.login(credentials, ctx.origin().clone()).await;
-    // Only bad credentials are failures: a full queue or a broken disk is not the caller's.
-    if !matches!(&outcome, Err(Error::Refused(r)) if r.kind == Kind::Unauthenticated) {
-        ctx.limiter().login_succeeded(&account, ip, ctx.now());
-    } else {
-        ctx.decided(decision);
+    // Only bad credentials are failures: a full queue or a broken disk is not the caller's, and a code that is still due
+    // is no wrong one.
+    match &outcome {
+        Ok(_) => ctx.limiter().login_succeeded(&account, ip, ctx.now()),
+        Err(Error::Refused(refusal)) if refusal.code == "invalid_credentials" => ctx.decided(decision),
+        Err(_) => ctx.limiter().login_undecided(&account, ip, ctx.now()),
     }
     Ok(welcome(&ctx, outcome?, request.cookie))
 }

@@ -297,8 +297,10 @@ pub async fn verify(ctx: Context, Json(request): Json<VerifyRequest>) -> Result<
         (_, Some(password), _) => iam.step_up(&caller.session, Evidence::Password(password), origin).await,
         (None, None, None) => Err(Refusal::invalid("", "must have one of otp, password and credential").into()),
     };
-    if !matches!(&outcome, Err(Error::Refused(r)) if r.kind == Kind::Forbidden) {
-        ctx.limiter().login_succeeded(&account, ip, ctx.now());
+    match &outcome {
+        Ok(_) => ctx.limiter().login_succeeded(&account, ip, ctx.now()),
+        Err(Error::Refused(refusal)) if refusal.code == "mfa_invalid" => ctx.decided(decision),
+        Err(_) => ctx.limiter().login_undecided(&account, ip, ctx.now()),
     }
     Ok(Reply::new(Verified { second_factor: outcome?, fresh_until: ctx.now().plus(FRESH) }))
 }
@@ -322,5 +324,10 @@ pub async fn login(ctx: Context, Json(request): Json<PasskeyLoginRequest>) -> Re
     let (site, attempt) = (site(&ctx)?, attempt(request.credential)?);
     let outcome =
         ctx.services().iam.passkey_login(site, attempt, ctx.proven_key().cloned(), ctx.origin().clone()).await;
+    if let (Err(Error::Refused(refusal)), Some(ip)) = (&outcome, ctx.origin().ip)
+        && refusal.kind == Kind::Unauthenticated
+    {
+        ctx.limiter().auth_failed(ip, ctx.now());
+    }
     Ok(welcome(&ctx, outcome?, request.cookie))
 }
