@@ -1,16 +1,21 @@
-//! The parts of a heartbeat's way, one by one: scorer, ring, codec, token check, rate limiter.
+//! The parts of a heartbeat's way, one by one: scorer, ring, codec, token check, rate limiter; and an API key's check.
 
 use std::hint::black_box;
 
 use blockremote::agent::motion::{Human, MotionSource};
 use blockremote::crypto::{JwtPolicy, SigningKey, sign_compact, verify_jwt};
 use blockremote::domains::iam::anonymous::{Bounds, Windows};
+use blockremote::domains::iam::{NewKey, Permission, PermissionSet};
 use blockremote::domains::signals::api::HeartbeatRequest;
 use blockremote::domains::signals::engine::{DeviceEngine, Policy, Reading, Sensors};
+use blockremote::kernel::context::Origin;
+use blockremote::kernel::ids::{TenantId, UserId};
 use blockremote::kernel::rate::{Quota, SlidingWindow};
 use blockremote::kernel::{Random, Timestamp};
+use blockremote::testkit::{Fault, Server, text};
 use criterion::{Criterion, Throughput, criterion_group};
 use std::sync::Arc;
+use std::time::Duration;
 
 fn readings(n: usize) -> Vec<Reading> {
     let mut human = Human::new(7);
@@ -139,10 +144,41 @@ fn anonymous(c: &mut Criterion) {
     });
 }
 
+/// An API key is made in a real appliance, because only that can make one.
+async fn appliance_with_a_key() -> Result<(Server, String), Fault> {
+    let server = Server::start().await?;
+    let login = server.login().await?;
+    let person = login.get("user").ok_or("the login names nobody")?;
+    let user: UserId = text(person, "id").parse()?;
+    let tenant: TenantId = text(person, "tenant").parse()?;
+    let new = NewKey {
+        name: "bench".to_owned(),
+        scopes: PermissionSet::NONE.with(Permission::DevicesRead),
+        expires_at: server.clock.now().plus(Duration::from_secs(86_400)),
+        allow: Vec::new(),
+        requests_per_minute: 600,
+        bound: None,
+    };
+    let issued = server.app().services.iam.create_api_key(tenant, user, new, None, Origin::cli()).await?;
+    Ok((server, issued.key.map(|key| key.as_str().to_owned()).unwrap_or_default()))
+}
+
+fn api_key(c: &mut Criterion) {
+    let Ok(runtime) = tokio::runtime::Runtime::new() else { return };
+    // Without a place for temporary files there is nothing to measure.
+    let Ok((server, key)) = runtime.block_on(appliance_with_a_key()) else { return };
+    let iam = server.app().services.iam.clone();
+    let mut group = c.benchmark_group("api_key");
+    group.bench_function("verify", |b| b.iter(|| iam.api_key(black_box(&key)).is_some()));
+    let wrong = format!("{}.{}", key.split('.').next().unwrap_or_default(), "A".repeat(43));
+    group.bench_function("verify, wrong secret", |b| b.iter(|| iam.api_key(black_box(&wrong)).is_none()));
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(std::time::Duration::from_millis(500)).measurement_time(std::time::Duration::from_secs(2));
-    targets = scorer, codec, tokens, rate, anonymous
+    targets = scorer, codec, tokens, rate, anonymous, api_key
 }
 
 /// Made by hand, because the macro's main has no document.

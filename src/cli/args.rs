@@ -324,6 +324,12 @@ pub enum BenchCommand {
     /// How long a start takes with all rings full, from the checkpoint and from the journal
     #[command(after_help = "Example:\n  blockremote bench restart --devices 10000 --json")]
     Restart(BenchArgs),
+    /// What a heartbeat notices of a fleet that reconnects and refreshes all at once
+    #[command(after_help = "Example:\n  blockremote bench storm --devices 10000 --seconds 10 --json")]
+    Storm(BenchArgs),
+    /// Memory of living sessions
+    #[command(after_help = "Example:\n  blockremote bench sessions --devices 1000000 --json")]
+    Sessions(BenchArgs),
 }
 
 /// What the benches share.

@@ -1,13 +1,15 @@
 //! ES256: ECDSA on P-256 with SHA-256, signatures as raw r||s (RFC 7518, section 3.4).
 //!
-//! Signing is deterministic (RFC 6979), so a signing key needs no randomness after its birth. Verifying goes through the
-//! TLS provider's implementation, which gives the same verdicts several times faster. A signature with a high s is
-//! accepted, as JWS wants it and phones make it: therefore the text of a token never serves as a replay key.
+//! p256 makes, reads and writes keys. Signing and verifying go through the TLS provider's implementation, which is
+//! several times faster and gives the same verdicts. A signature has its own randomness: no text may count on being the
+//! same twice. A signature with a high s is accepted, as JWS wants it and phones make it: therefore the text of a token
+//! never serves as a replay key.
 //! Knows nothing of tokens and headers.
 
 use std::fmt;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, ParsedPublicKey};
 use base64ct::{Base64UrlUnpadded, Encoding};
 use p256::ecdsa::signature::Signer;
 use p256::pkcs8::{DecodePrivateKey, EncodePrivateKey, LineEnding};
@@ -36,6 +38,7 @@ pub enum KeyError {
 /// A private ES256 key. Wiped from memory when dropped; its `Debug` shows the key id only.
 pub struct SigningKey {
     inner: p256::ecdsa::SigningKey,
+    fast: EcdsaKeyPair,
     verifying: VerifyingKey,
     kid: String,
 }
@@ -75,11 +78,20 @@ impl SigningKey {
         let point = inner.verifying_key().to_sec1_point(false);
         let verifying = VerifyingKey::from_sec1(point.as_bytes())?;
         let kid = verifying.thumbprint();
-        Ok(Self { inner, verifying, kid })
+        let der = inner.to_pkcs8_der().map_err(|_| KeyError::Pem)?;
+        let fast = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.as_bytes());
+        Ok(Self { inner, fast: fast.map_err(|_| KeyError::Pem)?, verifying, kid })
     }
 
-    /// Signs SHA-256 of `message`: 64 bytes r||s, the same for the same message (RFC 6979).
+    /// Signs SHA-256 of `message`: 64 bytes r||s.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let signed = self.fast.sign(&SystemRandom::new(), message).ok();
+        // The provider fails only without randomness, which the other way of signing does not need.
+        signed.and_then(|s| s.as_ref().try_into().ok()).unwrap_or_else(|| self.sign_without_randomness(message))
+    }
+
+    /// RFC 6979: the same signature for the same message.
+    fn sign_without_randomness(&self, message: &[u8]) -> [u8; 64] {
         let signature: p256::ecdsa::Signature = self.inner.sign(message);
         signature.to_bytes().into()
     }
@@ -189,14 +201,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_survives_its_pem_and_signs_the_same() {
+    fn a_key_survives_its_pem_and_signs_what_its_public_half_verifies() {
         let random = Random::seeded(7);
         let key = SigningKey::generate(&random);
         let pem = key.to_pkcs8_pem().unwrap();
         assert!(pem.starts_with("-----BEGIN PRIVATE KEY-----\n"));
         let again = SigningKey::from_pkcs8_pem(&pem).unwrap();
         assert_eq!(again.kid(), key.kid());
-        assert_eq!(again.sign(b"x"), key.sign(b"x"));
+        assert!(key.verifying().verify(b"x", &again.sign(b"x")));
+        assert!(key.verifying().verify(b"x", &again.sign_without_randomness(b"x")));
         assert_ne!(SigningKey::generate(&random).kid(), key.kid());
         assert!(key.verifying().verify(b"x", &key.sign(b"x")));
         assert!(!key.verifying().verify(b"y", &key.sign(b"x")));
@@ -205,7 +218,7 @@ mod tests {
 
     /// RFC 6979, appendix A.2.5: P-256 with SHA-256, messages "sample" and "test".
     #[test]
-    fn signing_is_deterministic_as_rfc_6979_prints_it() {
+    fn signing_without_randomness_gives_what_rfc_6979_prints() {
         let secret = unhex("C9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721");
         let key = SigningKey::from_inner(p256::ecdsa::SigningKey::from_slice(&secret).unwrap()).unwrap();
         for (message, r, s) in [
@@ -220,7 +233,11 @@ mod tests {
                 "019F4113742A2B14BD25926B49C649155F267E60D3814B4C0CC84250E46F0083",
             ),
         ] {
-            assert_eq!(key.sign(message.as_bytes()).to_vec(), [unhex(r), unhex(s)].concat(), "{message}");
+            assert_eq!(
+                key.sign_without_randomness(message.as_bytes()).to_vec(),
+                [unhex(r), unhex(s)].concat(),
+                "{message}"
+            );
         }
     }
 

@@ -143,7 +143,11 @@ mod tests {
         let mut now = 0;
         for expected_s in [2_i64, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900] {
             let wait = lockout.admit("admin", from(200), at(now));
-            assert_eq!(i64::try_from(wait.as_secs()).unwrap(), expected_s, "whatever the address and the case of the name");
+            assert_eq!(
+                i64::try_from(wait.as_secs()).unwrap(),
+                expected_s,
+                "whatever the address and the case of the name"
+            );
             now += expected_s;
             assert!(lockout.admit("admin", from(201), at(now)).is_zero());
         }

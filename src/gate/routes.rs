@@ -5,7 +5,8 @@
 
 use super::route::{
     Access::{
-        Anonymous, AnyUser, Device, FreshAnyUser, OptionalUser, Public, Session, TwoFactorUser, User, UserOrDevice,
+        Anonymous, AnyUser, Device, FreshAnyUser, FreshUser, OptionalUser, Public, Session, TwoFactorUser, User,
+        UserOrDevice,
     },
     AuditClass::{self, Change, Nothing as Unaudited, Write},
     DeviceRule::{Acting, Any},
@@ -17,7 +18,9 @@ use super::route::{
 };
 use super::{Json, Nothing, Query};
 use super::{docs, ops};
-use crate::domains::iam::Permission::{DevicesCommand, DevicesRead, KillSwitchEngage, SystemAdmin};
+use crate::domains::iam::Permission::{
+    DevicesCommand, DevicesRead, KeysRead, KeysWrite, KillSwitchEngage, SystemAdmin,
+};
 use crate::domains::{audit, devices, iam, killswitch, signals};
 use crate::endpoint;
 
@@ -82,6 +85,14 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Post,   "/v1/auth/passkey/options",                        Public("a person has no token yet"),          ByNetwork,  NO_BODY,  Unaudited, endpoint!(iam::api::mfa::login_options, Nothing => 200 iam::api::mfa::Options),                                   "What a browser needs to log in by a passkey"),
     row(Verb::Post,   "/v1/auth/passkey",                                Public("the passkey is the credential"),      ByNetwork,  64 * KIB, Write,     endpoint!(iam::api::mfa::login, Json<iam::api::mfa::PasskeyLoginRequest> => 200 iam::api::LoginResponse),         "Log a person in by a passkey"),
     row(Verb::Get,    "/v1/status",                                      Anonymous("it tells name, version and health"), PerCaller, NO_BODY, Unaudited, endpoint!(ops::status, Nothing => 200 ops::Status),                                                              "Name, version and health in one word"),
+    row(Verb::Get,    "/v1/api-keys",                                    User(KeysRead),                               Read,       NO_BODY,  Unaudited, endpoint!(iam::api::keys::list, Query<iam::api::keys::PageQuery> => 200 iam::api::keys::ApiKeyList),              "API keys of the tenant, newest first"),
+    row(Verb::Post,   "/v1/api-keys",                                    FreshUser(KeysWrite),                         Writes,     16 * KIB, Write,     endpoint!(iam::api::keys::create_key, Json<iam::api::keys::ApiKeyRequest> => 201 iam::api::keys::IssuedApiKey),   "Make an API key; its secret is shown this once"),
+    row(Verb::Get,    "/v1/api-keys/{key_id}",                           User(KeysRead),                               Read,       NO_BODY,  Unaudited, endpoint!(iam::api::keys::get, Nothing => 200 iam::ApiKeyView),                                                   "One API key"),
+    row(Verb::Delete, "/v1/api-keys/{key_id}",                           User(KeysWrite),                              Writes,     NO_BODY,  Write,     endpoint!(iam::api::keys::revoke_key, Nothing => 204 iam::api::Ended),                                            "Revoke an API key at once"),
+    row(Verb::Post,   "/v1/api-keys/{key_id}/rotate",                    FreshUser(KeysWrite),                         Writes,     4 * KIB,  Write,     endpoint!(iam::api::keys::rotate, Json<iam::api::keys::RotateRequest> => 200 iam::api::keys::IssuedApiKey),       "Give an API key a new secret; the old one works on for a while"),
+    row(Verb::Get,    "/v1/instance-tokens",                             User(KeysRead),                               Read,       NO_BODY,  Unaudited, endpoint!(iam::api::keys::list_tokens, Query<iam::api::keys::PageQuery> => 200 iam::api::keys::ApiKeyList),       "Instance tokens of the tenant, newest first"),
+    row(Verb::Post,   "/v1/instance-tokens",                             FreshUser(KeysWrite),                         Writes,     96 * KIB, Write,     endpoint!(iam::api::keys::create_token, Json<iam::api::keys::InstanceTokenRequest> => 201 iam::api::keys::IssuedApiKey),"Make an instance token; its secret is shown this once"),
+    row(Verb::Delete, "/v1/instance-tokens/{key_id}",                    User(KeysWrite),                              Writes,     NO_BODY,  Write,     endpoint!(iam::api::keys::revoke_token, Nothing => 204 iam::api::Ended),                                          "Revoke an instance token at once"),
     row(Verb::Get,    "/v1/devices",                                     User(DevicesRead),                            Read,       NO_BODY,  Unaudited, endpoint!(devices::api::list, Query<devices::api::PageQuery> => 200 devices::api::DeviceList),                   "Devices of the tenant"),
     row(Verb::Get,    "/v1/devices/{device_id}",                         UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(devices::api::get, Nothing => 200 devices::api::DeviceView),                                           "One device"),
     row(Verb::Post,   "/v1/devices/{device_id}/commands",                User(DevicesCommand),                         Writes,     4 * KIB,  Write,     endpoint!(killswitch::api::command, Json<killswitch::api::CommandRequest> => 202 killswitch::CommandView),       "Tell a device to do something"),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -14,13 +15,17 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::deadline::{Progress, Timed};
 use super::limits::Connections;
 use super::{Peer, Service, tls};
 use crate::kernel::limits;
+
+/// For a turn to shake hands; a client that was kept waiting for longer has given up.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Deadlines of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -171,6 +176,7 @@ impl Lanes {
 pub async fn serve<S: Service>(listener: TcpListener, settings: Settings, service: S, drain: Drain) {
     let started = drain.started();
     let mut started = pin!(started);
+    let pace = Arc::new(Semaphore::new(1));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -181,9 +187,10 @@ pub async fn serve<S: Service>(listener: TcpListener, settings: Settings, servic
             Ok((stream, peer)) => {
                 let Some(place) = settings.connections.admit(peer.ip()) else { continue };
                 let (settings, service, drain) = (settings.clone(), service.clone(), drain.clone());
+                let pace = Arc::clone(&pace);
                 tokio::spawn(async move {
                     let _guard = drain.guard();
-                    connection(stream, peer, settings, service, &drain).await;
+                    connection(stream, peer, settings, service, &drain, &pace).await;
                     drop(place);
                 });
             }
@@ -196,18 +203,23 @@ pub async fn serve<S: Service>(listener: TcpListener, settings: Settings, servic
     }
 }
 
-async fn connection<S: Service>(stream: TcpStream, address: SocketAddr, settings: Settings, service: S, drain: &Drain) {
+async fn connection<S: Service>(
+    stream: TcpStream,
+    address: SocketAddr,
+    settings: Settings,
+    service: S,
+    drain: &Drain,
+    pace: &Semaphore,
+) {
     // Small answers must not wait for the client's delayed acknowledgements.
     let _ = stream.set_nodelay(true);
     let Some(tls) = settings.tls.clone() else {
         let peer = Peer { address, certificate_sha256: None };
         return speak_http1(stream, peer, &settings, service, drain).await;
     };
-    let handshake = TlsAcceptor::from(tls).accept(stream);
-    let stream = match tokio::time::timeout(settings.deadlines.handshake, handshake).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(e)) => return tracing::debug!(peer = %address, error = %e, "TLS handshake failed"),
-        Err(_) => return tracing::debug!(peer = %address, "TLS handshake took too long"),
+    let stream = match handshake(stream, tls, pace, settings.deadlines.handshake).await {
+        Ok(stream) => stream,
+        Err(e) => return tracing::debug!(peer = %address, error = %e, "TLS handshake failed"),
     };
     let session = stream.get_ref().1;
     let peer = Peer { address, certificate_sha256: tls::peer_certificate_sha256(session) };
@@ -215,6 +227,29 @@ async fn connection<S: Service>(stream: TcpStream, address: SocketAddr, settings
         speak_http2(stream, peer, &settings, service, drain).await;
     } else {
         speak_http1(stream, peer, &settings, service, drain).await;
+    }
+}
+
+/// A TLS handshake whose one expensive step, the answer to the client's first message, waits for its turn: one at a time
+/// on each thread, and only when whatever else is ready has been served. So a fleet that reconnects all at once is let
+/// in as fast as the processor can, and those that are connected already hardly notice. A silent client holds no turn,
+/// and the wait for a turn is not the client's: its deadline does not run meanwhile.
+async fn handshake(
+    stream: TcpStream,
+    tls: Arc<rustls::ServerConfig>,
+    pace: &Semaphore,
+    deadline: Duration,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    tokio::time::timeout(deadline, stream.readable()).await??;
+    let turn = tokio::time::timeout(TURN_WAIT_MAX, pace.acquire()).await?.map_err(std::io::Error::other)?;
+    // Comes back when the run queue is empty and the sockets have been asked again.
+    tokio::task::yield_now().await;
+    let mut handshake = TlsAcceptor::from(tls).accept(stream);
+    let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut handshake).poll(cx))).await;
+    drop(turn);
+    match first {
+        Poll::Ready(done) => done,
+        Poll::Pending => tokio::time::timeout(deadline, handshake).await?,
     }
 }
 

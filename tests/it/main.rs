@@ -4,6 +4,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "tests")]
 
+mod api_keys;
 mod bad_input;
 mod cli;
 mod client_certificates;

@@ -334,6 +334,13 @@ async fn absent_and_another_tenants_are_the_same_answer() -> Done {
     let theirs: Value = client.post("/v1/devices/THEIRS/commands", Some(&their_admin), &lock).await?.json()?;
     let their_command = text(&theirs, "command_id");
     let their_session = text(&their_login, "session_id");
+    let expires_at = world.server.clock.now().plus(DAY).to_string();
+    let new = json!({ "name": "theirs", "scopes": ["devices:read"], "expires_at": expires_at });
+    let their_key = text(&client.post("/v1/api-keys", Some(&their_admin), &new).await?.json()?, "id");
+    let mut new = new;
+    new["bound"] = json!({ "integration": "theirs" });
+    let their_token = text(&client.post("/v1/instance-tokens", Some(&their_admin), &new).await?.json()?, "id");
+    let absent_key = "key_00000000-0000-7000-8000-000000000000";
     let absent_command = "cmd_00000000-0000-7000-8000-000000000000";
     let absent_session = "ses_00000000-0000-7000-8000-000000000000";
     // Own, but of another device than the path names.
@@ -347,7 +354,13 @@ async fn absent_and_another_tenants_are_the_same_answer() -> Done {
         let body_of = world.recipe(route, Who::Admin).await?.body;
         let at = |device: &str, command: &str, session: &str| {
             let path = route.path.replace("{device_id}", device).replace("{command_id}", command);
-            let path = path.replace("{session_id}", session);
+            let key = match device {
+                "THEIRS" if route.path.starts_with("/v1/instance-tokens") => &their_token,
+                "THEIRS" => &their_key,
+                "NOBODY" => absent_key,
+                _ => "key_x",
+            };
+            let path = path.replace("{session_id}", session).replace("{key_id}", key);
             if by_query { format!("{path}?device_id={device}") } else { path }
         };
         let absent = at("NOBODY", absent_command, absent_session);

@@ -6,15 +6,16 @@ pub mod second_factor;
 
 use blockremote::client::{HttpClient, Response};
 use blockremote::config::Config;
-use blockremote::domains::iam::Role;
+use blockremote::domains::iam::{Bound, KeyKind, NewKey, Permission, PermissionSet, Role};
 use blockremote::gate::routes::ROUTES;
 use blockremote::gate::{Access, Door, Route, Verb};
-use blockremote::kernel::ids::TenantId;
+use blockremote::kernel::context::Origin;
+use blockremote::kernel::ids::{TenantId, UserId};
 use blockremote::testkit::{Fault, Server, text};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::common::{add_user, body, enrollment, first_tenant, header, log_in, send};
+use crate::common::{DAY, add_user, body, enrollment, first_tenant, header, log_in, part, send};
 
 /// Who calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +60,11 @@ pub fn expected_entry(verb: Verb, path: &str) -> Option<&'static str> {
         "/v1/me/sessions" => "session_revoked",
         "/v1/me/sessions/{session_id}" if verb == Verb::Patch => "session_renamed",
         "/v1/me/sessions/{session_id}" => "session_revoked",
+        "/v1/api-keys" => "api_key_created",
+        "/v1/api-keys/{key_id}" => "api_key_revoked",
+        "/v1/api-keys/{key_id}/rotate" => "api_key_rotated",
+        "/v1/instance-tokens" => "instance_token_created",
+        "/v1/instance-tokens/{key_id}" => "instance_token_revoked",
         "/v1/devices/{device_id}/commands" => "command_requested",
         "/v1/devices/{device_id}/unblock" => "device_unblocked",
         _ => return second_factor::expected_entry(verb, path),
@@ -186,6 +192,23 @@ impl World {
                 };
                 Call { token, ..Call::get(&format!("/v1/me/sessions/{session}")) }
             }
+            (Verb::Post, path @ ("/v1/api-keys" | "/v1/instance-tokens")) => {
+                let expires_at = self.server.clock.now().plus(30 * DAY).to_string();
+                let mut body = json!({ "name": "the matrix", "scopes": ["devices:read"], "expires_at": expires_at });
+                if path == "/v1/instance-tokens" {
+                    body["bound"] = json!({ "integration": "the matrix" });
+                }
+                Call::of(path, body)
+            }
+            (Verb::Get | Verb::Delete, "/v1/api-keys/{key_id}") => {
+                Call::get(&format!("/v1/api-keys/{}", self.fresh_key(KeyKind::Api).await?))
+            }
+            (Verb::Post, "/v1/api-keys/{key_id}/rotate") => {
+                Call::of(&format!("/v1/api-keys/{}/rotate", self.fresh_key(KeyKind::Api).await?), json!({}))
+            }
+            (Verb::Delete, "/v1/instance-tokens/{key_id}") => {
+                Call::get(&format!("/v1/instance-tokens/{}", self.fresh_key(KeyKind::Instance).await?))
+            }
             (Verb::Get, "/v1/devices/{device_id}") => Call::get(&format!("/v1/devices/{device}")),
             (Verb::Post, "/v1/devices/{device_id}/commands") => {
                 let body = json!({ "action": "FORCE_LOGOUT", "reason": "the matrix" });
@@ -221,6 +244,8 @@ impl World {
                 | "/v1/me/sessions"
                 | "/v1/devices"
                 | "/v1/status"
+                | "/v1/api-keys"
+                | "/v1/instance-tokens"
                 | "/.well-known/jwks.json"
                 | "/health/live"
                 | "/health/ready"
@@ -234,6 +259,21 @@ impl World {
             ) => Call::get(route.path),
             (verb, path) => return Err(format!("{} {path} has no recipe: write one", verb.method()).into()),
         })
+    }
+
+    /// The id of a key or token that the administrator made.
+    pub async fn fresh_key(&self, kind: KeyKind) -> Result<String, Fault> {
+        let admin: UserId = text(&part(&self.admin, 1)?, "sub").parse()?;
+        let new = NewKey {
+            name: "the matrix".to_owned(),
+            scopes: PermissionSet::NONE.with(Permission::DevicesRead),
+            expires_at: self.server.clock.now().plus(30 * DAY),
+            allow: Vec::new(),
+            requests_per_minute: 600,
+            bound: (kind == KeyKind::Instance).then(|| Bound::Integration("the matrix".to_owned())),
+        };
+        let iam = &self.server.app().services.iam;
+        Ok(iam.create_api_key(self.tenant, admin, new, None, Origin::cli()).await?.view.id.to_string())
     }
 
     pub async fn fresh_viewer(&mut self) -> Result<(String, String), Fault> {

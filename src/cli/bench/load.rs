@@ -28,6 +28,7 @@ use crate::client::{Endpoint, HttpClient, tls as client_tls};
 use crate::config::Config;
 use crate::kernel::Error;
 use crate::kernel::clock::Stopwatch;
+use crate::kernel::ids::DeviceId;
 use crate::net::tls;
 
 /// The measured time is cut into this many turns for each side; the figures are medians over them.
@@ -60,7 +61,7 @@ async fn measure(
     let bare_address =
         yardstick.spawn(async move { bare::http(server_tls, canned).await }).await.map_err(Error::internal)??;
     let turn = Duration::from_secs_f64(f64::from(args.seconds) / f64::from(2 * TURNS));
-    let pool = Pool::make(args, place);
+    let pool = Pool::make(args, &place.devices, 64);
     let mut connections = Vec::new();
     for target in [address, bare_address] {
         connections.push(Fleet::connect(args.connections, target, Arc::clone(&tls)).await?);
@@ -126,20 +127,21 @@ pub(super) fn server_tls(place: &Place) -> Result<Arc<rustls::ServerConfig>, Fai
 
 /// Requests that are made before the clock runs, so that making them is not measured. No two bodies are alike: a device
 /// that repeats itself is a loop, and would rightly be blocked.
-struct Pool {
+pub(super) struct Pool {
     heads: Vec<HeaderMap>,
     /// By device: its bodies, in order.
-    bodies: Vec<Vec<Bytes>>,
+    pub bodies: Vec<Vec<Bytes>>,
 }
 
 impl Pool {
-    fn make(args: &BenchArgs, place: &Place) -> Self {
+    /// At most `each_max` bodies for each of the devices.
+    pub fn make(args: &BenchArgs, devices: &[(DeviceId, String)], each_max: usize) -> Self {
         let body_bytes = 160 + 150 * args.readings as usize;
-        let each = (POOL_BYTES_MAX / body_bytes / place.devices.len().max(1)).clamp(1, 64);
-        let bar = indicatif::ProgressBar::new(place.devices.len() as u64).with_message("making readings");
+        let each = (POOL_BYTES_MAX / body_bytes / devices.len().max(1)).clamp(1, each_max);
+        let bar = indicatif::ProgressBar::new(devices.len() as u64).with_message("making readings");
         let mut heads = Vec::new();
         let mut bodies = Vec::new();
-        for (n, (id, token)) in place.devices.iter().enumerate() {
+        for (n, (id, token)) in devices.iter().enumerate() {
             let mut human = Human::new(n as u64);
             let bearer = HeaderValue::try_from(format!("Bearer {token}")).unwrap_or(HeaderValue::from_static(""));
             heads.push(HeaderMap::from_iter([
@@ -235,7 +237,7 @@ fn cpu_time() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-fn histogram() -> Result<Histogram<u64>, Failure> {
+pub(super) fn histogram() -> Result<Histogram<u64>, Failure> {
     Histogram::new_with_bounds(1, 60_000_000, 3).map_err(|e| Failure::Failed(e.to_string()))
 }
 

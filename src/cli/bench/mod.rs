@@ -5,7 +5,9 @@ mod latency;
 mod load;
 mod place;
 mod restart;
+mod sessions;
 mod sockets;
+mod storm;
 
 use super::args::BenchCommand;
 use super::{Cli, Outcome};
@@ -17,6 +19,8 @@ pub(super) fn run(cli: &Cli, command: &BenchCommand) -> Outcome {
         BenchCommand::Latency(args) => latency::run(settings, args),
         BenchCommand::Sockets(args) => sockets::run(args),
         BenchCommand::Restart(args) => restart::run(settings, args),
+        BenchCommand::Storm(args) => storm::run(settings, args),
+        BenchCommand::Sessions(args) => sessions::run(settings, args),
     }
 }
 

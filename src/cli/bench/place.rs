@@ -6,7 +6,7 @@ use crate::app::{App, Environment};
 use crate::cli::Failure;
 use crate::config::Config;
 use crate::domains::devices::{self, PlanTier, SensorsDeclared};
-use crate::domains::iam::{Enrollment, EnrollmentBy};
+use crate::domains::iam::{Enrollment, EnrollmentBy, TokenPair};
 use crate::kernel::Error;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::DeviceId;
@@ -17,6 +17,8 @@ pub(super) struct Place {
     pub config: Config,
     /// Device and access token.
     pub devices: Vec<(DeviceId, String)>,
+    /// Refresh tokens, in no order.
+    pub refresh_tokens: Vec<String>,
     // Removed last.
     pub folder: Folder,
 }
@@ -38,15 +40,34 @@ fn config_in(folder: &Folder, mut config: Config) -> Result<Config, Failure> {
     Ok(config)
 }
 
+/// What a device of a bench says of itself.
+pub(super) fn wanted(id: &DeviceId) -> Enrollment {
+    Enrollment {
+        device_id: id.clone(),
+        device_name: "bench".to_owned(),
+        os_version: "1".to_owned(),
+        platform: "bench".to_owned(),
+        sensors: SensorsDeclared::default(),
+        public_key: None,
+        attested: false,
+        binding: None,
+    }
+}
+
 impl Place {
     pub async fn open(settings: Config, devices: u32) -> Result<Self, Failure> {
         let folder = Folder::new()?;
         let config = config_in(&folder, settings)?;
         let (app, first) = App::start(&config, &Environment::system()).await?;
         let token = first.map(|f| f.enrollment_token).ok_or_else(|| Error::internal("the folder was not empty"))?;
-        let mut place = Self { app, config, devices: Vec::new(), folder };
+        let mut place = Self { app, config, devices: Vec::new(), refresh_tokens: Vec::new(), folder };
         place.enroll(devices, &token).await?;
         Ok(place)
+    }
+
+    fn take(&mut self, (id, pair): (DeviceId, TokenPair)) {
+        self.devices.push((id, pair.access_token));
+        self.refresh_tokens.push(pair.refresh_token);
     }
 
     async fn enroll(&mut self, count: u32, token: &str) -> Result<(), Failure> {
@@ -57,23 +78,13 @@ impl Place {
             if running.len() >= AT_ONCE
                 && let Some(done) = running.join_next().await
             {
-                self.devices.push(done.map_err(Error::internal)??);
+                self.take(done.map_err(Error::internal)??);
                 bar.inc(1);
             }
             let (services, token) = (Arc::clone(&services), token.to_owned());
             running.spawn(async move {
                 let id: DeviceId = format!("bench-{n:07}").parse().map_err(Error::internal)?;
-                let wanted = Enrollment {
-                    device_id: id.clone(),
-                    device_name: "bench".to_owned(),
-                    os_version: "1".to_owned(),
-                    platform: "bench".to_owned(),
-                    sensors: SensorsDeclared::default(),
-                    public_key: None,
-                    attested: false,
-                    binding: None,
-                };
-                let enrolled = services.iam.enroll(wanted, EnrollmentBy::Token(token), Origin::cli()).await?;
+                let enrolled = services.iam.enroll(wanted(&id), EnrollmentBy::Token(token), Origin::cli()).await?;
                 // On the paid rate, so that no limit is measured.
                 let registry = services.devices.clone();
                 let paid = id.clone();
@@ -87,11 +98,11 @@ impl Place {
                     Ok(())
                 };
                 services.store.write(pay).await?;
-                Ok::<_, Error>((id, enrolled.pair.access_token))
+                Ok::<_, Error>((id, enrolled.pair))
             });
         }
         while let Some(done) = running.join_next().await {
-            self.devices.push(done.map_err(Error::internal)??);
+            self.take(done.map_err(Error::internal)??);
             bar.inc(1);
         }
         bar.finish_and_clear();

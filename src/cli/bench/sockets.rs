@@ -118,7 +118,7 @@ async fn measure(
 }
 
 /// Resident memory of a process (proc(5), `VmRSS`).
-fn resident_kib(pid: u32) -> Result<u64, Failure> {
+pub(super) fn resident_kib(pid: u32) -> Result<u64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
     let figure = line.and_then(|l| l.split_whitespace().next()?.parse().ok());

@@ -1,5 +1,6 @@
 //! Logging in, enrolling, refreshing and sessions on the wire.
 
+pub mod keys;
 pub mod mfa;
 
 use serde::{Deserialize, Serialize};

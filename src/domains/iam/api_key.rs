@@ -239,9 +239,9 @@ impl ApiKeyEntry {
         self.last_used_dirty.swap(false, Ordering::AcqRel)
     }
 
-    /// Everything that is stored about it.
-    pub(super) fn row(&self) -> Arc<ApiKeyRow> {
-        self.row.load_full()
+    /// Takes [`ApiKeyEntry::take_dirty`] back: it could not be written down.
+    pub(super) fn mark_dirty(&self) {
+        self.last_used_dirty.store(true, Ordering::Release);
     }
 }
 
@@ -287,6 +287,8 @@ impl Index {
     pub fn apply(&self, row: ApiKeyRow) {
         let pinned = self.by_prefix.pin();
         match pinned.get(&row.prefix) {
+            // Two that were made in one commit might have drawn the same prefix: then only the first one works.
+            Some(entry) if entry.id != row.id => {}
             Some(entry) => {
                 entry.revoked.store(row.revoked_at.is_some(), Ordering::Release);
                 entry.row.store(Arc::new(row));

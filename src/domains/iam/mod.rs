@@ -8,6 +8,7 @@
 pub mod anonymous;
 pub mod api;
 mod api_key;
+mod api_keys;
 mod argon_pool;
 mod challenge;
 mod directory;
@@ -30,6 +31,7 @@ mod users;
 
 pub use anonymous::AnonymousCaller;
 pub use api_key::{ApiKeyEntry, Bound, KeyKind, looks_like_api_key};
+pub use api_keys::{ApiKeyView, BoundView, IssuedKey, NewKey};
 pub use directory::UserEntry;
 pub use enroll::{Enrolled, Enrollment, EnrollmentBy, TokenSpec};
 pub use index::{FRESH, SessionEntry};

@@ -420,8 +420,9 @@ impl Iam {
         self.inner.store.write(move |tx| this.end_sessions_in(tx, tenant, user, Some(keep), devices_too, &origin)).await
     }
 
-    /// Forgets sessions that can never come back; run from time to time.
+    /// Forgets sessions that can never come back and writes down when keys were last used; run from time to time.
     pub fn sweep(&self) {
+        self.write_last_uses();
         let now = self.inner.clock.now();
         self.inner.sessions.sweep(now);
         self.inner.challenges.sweep(now);
