@@ -15,6 +15,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod attest;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -6,22 +6,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use zeroize::Zeroizing;
 
-use crate::crypto::SealingKey;
+use crate::crypto::Secret;
 use crate::crypto::keyring::KeyRing;
-use crate::domains::iam::{self, TokenSpec};
+use crate::domains::iam::{self, KeyCustody, NewUser, TokenSpec};
 use crate::domains::tenants::Tenants;
 use crate::domains::{Services, audit};
+use crate::gate::Gate;
 use crate::kernel::context::Origin;
-use crate::kernel::ids::{DeviceId, TenantId};
-use crate::kernel::{Clock, Error, Random, Result, files};
+use crate::kernel::ids::{DeviceId, EnrollmentId, TenantId};
+use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result, files};
 use crate::store::backup;
 
-/// What is asked.
+/// What is asked. Its `Debug` masks passwords.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Ask {
@@ -45,6 +47,58 @@ pub enum Ask {
         /// Id or name; the first tenant when absent.
         tenant: Option<String>,
     },
+    /// Show the enrollment tokens, never their secrets.
+    ListTokens {
+        /// Id or name; all tenants when absent.
+        tenant: Option<String>,
+    },
+    /// Take an enrollment token back.
+    RevokeToken {
+        /// Which.
+        id: EnrollmentId,
+    },
+    /// Make a person.
+    AddUser {
+        /// Unique on the appliance.
+        username: String,
+        /// Never logged.
+        #[serde(serialize_with = "in_clear")]
+        password: Secret,
+        /// Built-in names or ids.
+        roles: Vec<String>,
+        /// Whether they also administer the appliance.
+        system_admin: bool,
+        /// Id or name; the first tenant when absent.
+        tenant: Option<String>,
+    },
+    /// Give a person a new password.
+    SetPassword {
+        /// Whose.
+        username: String,
+        /// Never logged.
+        #[serde(serialize_with = "in_clear")]
+        password: Secret,
+        /// Whether to take the second factors away, too.
+        reset_second_factor: bool,
+    },
+    /// Shut a person out, or let them in again.
+    SwitchUser {
+        /// Whom.
+        username: String,
+        /// `true`: shut out.
+        disabled: bool,
+    },
+    /// Show the people.
+    ListUsers {
+        /// Id or name; all tenants when absent.
+        tenant: Option<String>,
+    },
+}
+
+/// The one place where a password is written out: from the command to the appliance, over a socket that only their owner
+/// can open.
+fn in_clear<S: Serializer>(password: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(password.expose())
 }
 
 /// What the running appliance needs to answer.
@@ -53,8 +107,10 @@ pub struct Operator {
     pub services: Arc<Services>,
     /// The signing keys in memory.
     pub keys: KeyRing,
-    /// Seals new keys.
-    pub sealing: Arc<SealingKey>,
+    /// Seals new keys, and knows which are kept outside.
+    pub custody: KeyCustody,
+    /// What counts failed logins; `None` on a stopped appliance, where nothing is counted.
+    pub gate: Option<Arc<Gate>>,
     /// Time.
     pub clock: Clock,
     /// Chance.
@@ -106,19 +162,32 @@ impl Listener {
 
 async fn converse(stream: UnixStream, operator: &Operator) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
-    let mut line = String::new();
+    let mut line = Zeroizing::new(String::new());
     let mut read = BufReader::new(read.take(LINE_BYTES_MAX));
     let read_line = tokio::time::timeout(ASK_MAX, read.read_line(&mut line));
     read_line.await.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     let answer = match serde_json::from_str::<Ask>(&line) {
         Ok(ask) => operator.answer(ask).await,
-        Err(e) => Err(Error::internal(format!("that is not understood: {e}"))),
+        // The parser's own words could repeat a part of the line, and with it a password.
+        Err(_) => Err(Error::internal("that is not understood: is the appliance of the same version as this command?")),
     };
     let answer = match answer {
         Ok(value) => json!({ "ok": value }),
+        Err(Error::Refused(refusal)) => {
+            let failed = matches!(refusal.kind, Kind::NotFound | Kind::Unavailable);
+            json!({ "error": in_words(&refusal), "refused": !failed })
+        }
         Err(e) => json!({ "error": e.to_string() }),
     };
     write.write_all(format!("{answer}\n").as_bytes()).await
+}
+
+/// What a refusal says, for somebody who sees no members.
+pub fn in_words(refusal: &Refusal) -> String {
+    match refusal.fields.as_slice() {
+        [] => refusal.detail.clone().into_owned(),
+        fields => fields.iter().map(|f| f.detail.as_str()).collect::<Vec<_>>().join("; "),
+    }
 }
 
 impl Operator {
@@ -139,10 +208,10 @@ impl Operator {
             }
             Ask::RotateKeys => {
                 let tenant = self.tenant(None).await?;
-                let (keys, sealing) = (self.keys.clone(), Arc::clone(&self.sealing));
+                let (keys, custody) = (self.keys.clone(), self.custody.clone());
                 let (clock, random) = (self.clock.clone(), self.random.clone());
                 let change = move |tx: &mut crate::store::Tx<'_>| {
-                    iam::rotate_keys(tx, &keys, tenant, &sealing, clock.now(), &random, &Origin::cli())
+                    iam::rotate_keys(tx, &keys, tenant, &custody, clock.now(), &random, &Origin::cli())
                 };
                 let kid = self.services.store.write(change).await?;
                 Ok(json!({ "kid": kid }))
@@ -154,6 +223,57 @@ impl Operator {
                 let token = self.services.iam.new_enrollment_token(tenant, None, spec, Origin::cli()).await?;
                 Ok(json!({ "enrollment_token": token, "tenant": tenant }))
             }
+            Ask::ListTokens { tenant } => {
+                let tenant = self.tenant_or_all(tenant).await?;
+                let (tokens, more) = self.services.iam.operator_list_tokens(tenant).await?;
+                Ok(json!({ "tokens": tokens, "more": more }))
+            }
+            Ask::RevokeToken { id } => {
+                let changed = self.services.iam.operator_revoke_token(id, Origin::cli()).await?;
+                Ok(json!({ "id": id, "changed": changed }))
+            }
+            people => self.answer_about_people(people).await,
+        }
+    }
+
+    async fn answer_about_people(&self, ask: Ask) -> Result<Value> {
+        let iam = &self.services.iam;
+        match ask {
+            Ask::AddUser { username, password, roles, system_admin, tenant } => {
+                let tenant = self.tenant(tenant).await?;
+                let role = |text: &String| text.parse().map_err(|e| unknown_role(text, e));
+                let new = NewUser {
+                    username,
+                    display_name: None,
+                    email: None,
+                    roles: roles.iter().map(role).collect::<Result<_, Refusal>>()?,
+                    password: Some(password),
+                    system_admin,
+                };
+                in_json(&iam.operator_add_user(tenant, new, Origin::cli()).await?)
+            }
+            Ask::SetPassword { username, password, reset_second_factor } => {
+                let set = iam.operator_set_password(&username, password, reset_second_factor, Origin::cli()).await?;
+                if let Some(gate) = &self.gate {
+                    gate.forget_login_failures(&username);
+                }
+                in_json(&set)
+            }
+            Ask::SwitchUser { username, disabled } => {
+                in_json(&iam.operator_set_disabled(&username, disabled, Origin::cli()).await?)
+            }
+            Ask::ListUsers { tenant } => {
+                let (users, more) = iam.operator_list_users(self.tenant_or_all(tenant).await?).await?;
+                Ok(json!({ "users": users, "more": more }))
+            }
+            _ => Err(Error::internal("that is not about people")),
+        }
+    }
+
+    async fn tenant_or_all(&self, wanted: Option<String>) -> Result<Option<TenantId>> {
+        match wanted {
+            Some(wanted) => self.tenant(Some(wanted)).await.map(Some),
+            None => Ok(None),
         }
     }
 
@@ -165,19 +285,63 @@ impl Operator {
     }
 }
 
-/// Asks the running appliance; `None` when none is running at this place.
+fn in_json(value: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(value).map_err(Error::internal)
+}
+
+fn unknown_role(text: &str, why: &str) -> Refusal {
+    Refusal::new(Kind::Invalid, "unknown_role", format!("{text:?} {why}."))
+}
+
+/// Asks the running appliance; `None` when none is running at this place. What it refuses comes back as a refusal in its
+/// own words.
 pub fn ask(socket: &Path, ask: &Ask) -> Result<Option<Value>> {
     use std::io::{BufRead, Write};
     let Ok(mut stream) = BlockingStream::connect(socket) else { return Ok(None) };
-    let line = serde_json::to_string(ask).map_err(Error::internal)?;
-    stream.write_all(format!("{line}\n").as_bytes()).map_err(Error::internal)?;
+    let mut line = Zeroizing::new(serde_json::to_string(ask).map_err(Error::internal)?);
+    line.push('\n');
+    stream.write_all(line.as_bytes()).map_err(Error::internal)?;
     let mut answer = String::new();
     std::io::BufReader::new(stream).read_line(&mut answer).map_err(Error::internal)?;
     let answer: Value =
         serde_json::from_str(&answer).map_err(|_| Error::internal("the appliance ended before it answered"))?;
     match (answer.get("ok"), answer.get("error").and_then(Value::as_str)) {
         (Some(value), _) => Ok(Some(value.clone())),
+        (None, Some(error)) if answer.get("refused") == Some(&Value::Bool(true)) => {
+            Err(Refusal::new(Kind::Conflict, "refused", error.to_owned()).into())
+        }
         (None, Some(error)) => Err(Error::Internal(error.to_owned())),
         (None, None) => Err(Error::internal("the appliance gave no answer")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    /// What is asked may end in a log one day; the password in it must not.
+    #[test]
+    fn a_password_travels_and_is_never_shown() {
+        let password = Secret::new("correct horse battery");
+        for ask in [
+            Ask::SetPassword { username: "zoe".to_owned(), password: password.clone(), reset_second_factor: false },
+            Ask::AddUser {
+                username: "zoe".to_owned(),
+                password: password.clone(),
+                roles: Vec::new(),
+                system_admin: false,
+                tenant: None,
+            },
+        ] {
+            assert!(!format!("{ask:?} {ask:#?}").contains("horse"));
+            let line = serde_json::to_string(&ask).unwrap();
+            let (Ask::SetPassword { password: heard, .. } | Ask::AddUser { password: heard, .. }) =
+                serde_json::from_str(&line).unwrap()
+            else {
+                continue;
+            };
+            assert_eq!(heard, password);
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod control;
 pub mod place;
+pub mod signing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,12 +18,12 @@ use tokio::sync::Notify;
 
 use crate::config::{ClientCertificates, Config, DpopNonce, Paywall, TlsVersion};
 use crate::crypto::keyring::KeyRing;
-use crate::crypto::{SealingKey, password};
+use crate::crypto::password;
 use crate::domains::devices::Devices;
-use crate::domains::iam::{self, FirstSecrets, Iam};
+use crate::domains::iam::{self, FirstSecrets, Iam, KeyCustody};
 use crate::domains::killswitch::{CloseReason, KillSwitch};
 use crate::domains::signals::{self, Signals, engine};
-use crate::domains::tenants::Tenants;
+use crate::domains::tenants::{EnrollmentPolicy, Tenants};
 use crate::domains::{Services, audit};
 use crate::gate::{Gate, GateSettings, routes};
 use crate::kernel::ids::TenantId;
@@ -94,8 +95,8 @@ pub struct App {
 pub struct Opened {
     /// The data file, its writer not started yet.
     pub store: Store,
-    /// The key that seals its secrets.
-    pub sealing: SealingKey,
+    /// The key that seals its secrets, and where the signing keys are.
+    pub custody: KeyCustody,
     /// What is to be shown once; `None` when the place was set up before.
     pub first: Option<FirstSecrets>,
 }
@@ -108,9 +109,14 @@ fn options(config: &Config) -> Options {
     }
 }
 
-/// Opens the data file. An empty place is set up first, where `set_up` allows it.
+/// Opens the data file. Where `set_up` allows it, an empty place is set up first, and the stored signing keys follow the
+/// ones from outside. Without it no signing key is looked for: a command on a stopped appliance may run where the key is
+/// not, and must not take that for a change.
 pub fn open(config: &Config, env: &Environment, set_up: bool) -> Result<Opened> {
     let place = Place::of(config);
+    let variable = |name: &str| std::env::var(name).ok();
+    let outside = if set_up { signing::outside_keys(config, &variable)? } else { None };
+    let custody = |sealing| KeyCustody { sealing: Arc::new(sealing), outside, access_ttl: config.tokens.access_ttl };
     if set_up {
         place.make_folders()?;
     }
@@ -123,21 +129,44 @@ pub fn open(config: &Config, env: &Environment, set_up: bool) -> Result<Opened> 
                 place.certs.display()
             ))
         })?;
-        return Ok(Opened { store, sealing, first: None });
+        let custody = custody(sealing);
+        let store = if set_up { settle_keys(config, env, store, &custody)? } else { store };
+        return Ok(Opened { store, custody, first: None });
     }
     if !set_up {
         return Err(Error::Internal(format!("{} is not set up yet", place.data.display())));
     }
-    let sealing = place.sealing_key_or_new(&env.random)?;
+    let custody = custody(place.sealing_key_or_new(&env.random)?);
     place.server_files(config, &env.clock, &env.random)?;
     // A writer of its own, because the real one needs the services, which need the keys that this makes.
     store.start(WriterParts::plain(env.clock.clone()))?;
-    let again = place.sealing_key_or_new(&env.random)?;
-    let first = iam::set_up(&store, again, env.password_cost(), &env.clock, &env.random)?;
+    // What the configuration names at the first start can only be the tenant that this start makes.
+    let policy = match &config.enrollment.open_tenant {
+        Some(_) => EnrollmentPolicy::Open,
+        None => EnrollmentPolicy::Token,
+    };
+    let first = iam::set_up(&store, custody.clone(), env.password_cost(), policy, &env.clock, &env.random)?;
     store.stop();
     drop(store);
     let store = Store::open(&place.data, options(config), false).map_err(Error::internal)?;
-    Ok(Opened { store, sealing, first: Some(first) })
+    Ok(Opened { store, custody, first: Some(first) })
+}
+
+/// Brings the stored signing keys into line with those from outside, before anything is signed with them.
+fn settle_keys(config: &Config, env: &Environment, store: Store, custody: &KeyCustody) -> Result<Store> {
+    if iam::keys_are_settled(&store.read()?, custody, env.clock.now(), &env.random)? {
+        return Ok(store);
+    }
+    // A writer of its own, as at the first start.
+    store.start(WriterParts::plain(env.clock.clone()))?;
+    let (custody, clock, random) = (custody.clone(), env.clock.clone(), env.random.clone());
+    let settled = store.write_blocking(move |tx| iam::settle_keys(tx, &custody, clock.now(), &random));
+    store.stop();
+    drop(store);
+    if let Some(reason) = settled? {
+        tracing::warn!(reason, "the signing keys changed with this start");
+    }
+    Store::open(&Place::of(config).data, options(config), false).map_err(Error::internal)
 }
 
 /// The façades over an opened data file, its writer started.
@@ -145,7 +174,7 @@ pub struct Built {
     services: Arc<Services>,
     metrics: Arc<Metrics>,
     keys: KeyRing,
-    sealing: Arc<SealingKey>,
+    custody: KeyCustody,
     failed: Arc<Notify>,
 }
 
@@ -153,10 +182,10 @@ pub struct Built {
 pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built> {
     let (clock, random) = (env.clock.clone(), env.random.clone());
     let store = opened.store;
-    let sealing = Arc::new(opened.sealing);
+    let custody = opened.custody;
     let labels: Vec<_> = routes::ROUTES.iter().map(|r| (r.path, r.verb.method())).collect();
     let metrics = Arc::new(Metrics::new(&labels));
-    let keys = KeyRing::new(iam::load_keys(&store.read()?, &sealing, clock.now())?);
+    let keys = KeyRing::new(iam::load_keys(&store.read()?, &custody, clock.now(), &random)?);
     let devices = Devices::rebuild(store.clone())?;
     let tenants = Tenants::rebuild(store.clone())?;
     let killswitch = KillSwitch::new(tenants.clone(), devices.clone(), keys.clone(), clock.clone(), random.clone());
@@ -182,8 +211,9 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         tenants: tenants.clone(),
         devices: devices.clone(),
         killswitch: killswitch.clone(),
+        signals: signals.clone(),
         keys: keys.clone(),
-        sealing: Arc::clone(&sealing),
+        sealing: Arc::clone(&custody.sealing),
         clock: clock.clone(),
         random,
         settings: iam::Settings {
@@ -225,7 +255,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         signals,
         store,
     });
-    Ok(Built { services, metrics, keys, sealing, failed })
+    Ok(Built { services, metrics, keys, custody, failed })
 }
 
 impl Built {
@@ -234,7 +264,8 @@ impl Built {
         control::Operator {
             services: self.services,
             keys: self.keys,
-            sealing: self.sealing,
+            custody: self.custody,
+            gate: None,
             clock: env.clock.clone(),
             random: env.random.clone(),
         }
@@ -287,7 +318,7 @@ impl App {
     }
 
     async fn open_doors(config: &Config, env: &Environment, built: Built) -> Result<Self> {
-        let Built { services, metrics, keys, sealing, failed } = built;
+        let Built { services, metrics, keys, custody, failed } = built;
         let place = Place::of(config);
         let files = place.server_files(config, &env.clock, &env.random)?;
         let certificate = Arc::new(tls::Certificate::from_pem(&files.chain_pem, &files.key_pem)?);
@@ -328,21 +359,25 @@ impl App {
         let door = PublicDoor(Arc::clone(&gate));
         let http_listener = http_listener.into_std().map_err(Error::internal)?;
         let lanes = Lanes::start(&http_listener, lane_count, &secure, &door, &public).map_err(Error::internal)?;
-        let (sweeper, swept, sweep_clock) = (Arc::clone(&gate), Arc::clone(&services), clock.clone());
+        let sweeper = Arc::clone(&gate);
+        let (iam, sweep_clock) = (services.iam.clone(), clock.clone());
         let killswitch = services.killswitch.clone();
         let tasks = vec![
             tokio::spawn(async move { killswitch.settle_all().await }),
             tokio::spawn(http::serve(internal_listener, plain, InternalDoor(Arc::clone(&gate)), internal.clone())),
             tokio::spawn(async move {
+                iam.resume().await;
                 loop {
-                    tokio::time::sleep(SWEEP_EVERY).await;
+                    let _ = tokio::time::timeout(SWEEP_EVERY, iam.sweep_wanted()).await;
                     sweeper.sweep();
-                    swept.iam.anonymous().sweep(sweep_clock.now());
+                    iam.anonymous().sweep(sweep_clock.now());
+                    iam.sweep().await;
                 }
             }),
         ];
         let store = services.store.clone();
-        let operator = control::Operator { services: Arc::clone(&services), keys, sealing, clock, random };
+        let operator =
+            control::Operator { services: Arc::clone(&services), keys, custody, gate: Some(gate), clock, random };
         let control = control::Listener::open(&place.control_socket(), operator)?;
         let addresses = Addresses { http: http_address, internal: internal_address };
         Ok(Self { services, addresses, store, public, internal, failed, lanes, tasks, control: Some(control) })

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::bench::args::BenchCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 use crate::agent::motion::AttackKind;
@@ -271,6 +272,100 @@ pub enum AdminCommand {
     /// Tokens
     #[command(subcommand, after_help = "Example:\n  blockremote admin token enroll --uses 1")]
     Token(TokenCommand),
+    /// People: for a site that locked itself out
+    #[command(subcommand, after_help = "Example:\n  blockremote admin user passwd admin --reset-second-factor")]
+    User(UserCommand),
+}
+
+/// `admin user`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum UserCommand {
+    /// Make a person
+    #[command(
+        after_help = "The password is asked for on a terminal, read from standard input on demand, and made\nup and \
+                            shown once otherwise.\n\nExamples:\n  blockremote admin user add zoe --role admin\n  \
+                            blockremote admin user add zoe --role admin --system-admin --json"
+    )]
+    Add(AddUserArgs),
+    /// Give a person a new password; ends their sessions and lets them try again at once
+    #[command(
+        after_help = "The password is asked for on a terminal, read from standard input on demand, and made\nup and \
+                            shown once otherwise. The sessions of the person's devices go on.\n\nExamples:\n  \
+                            blockremote admin user passwd admin\n  \
+                            blockremote admin user passwd admin --reset-second-factor --password-stdin"
+    )]
+    Passwd(PasswdArgs),
+    /// Shut a person out and end their sessions; the last administrator is refused
+    #[command(after_help = "Example:\n  blockremote admin user disable zoe")]
+    Disable(UserArgs),
+    /// Let a person in again
+    #[command(after_help = "Example:\n  blockremote admin user enable zoe")]
+    Enable(UserArgs),
+    /// Show the people
+    #[command(after_help = "Example:\n  blockremote admin user list --tenant default --json")]
+    List(ListArgs),
+}
+
+/// `admin user add`.
+#[derive(Args, Clone, Debug)]
+pub struct AddUserArgs {
+    /// How they log in; upper and lower case are the same
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// What they may do, repeatable: admin, security_analyst, manager, viewer, auditor, or a role's id
+    #[arg(long = "role", value_name = "ROLE", default_value = "viewer")]
+    pub roles: Vec<String>,
+    /// Also administers the appliance and its tenants
+    #[arg(long)]
+    pub system_admin: bool,
+    /// Where they belong, by name or id [default: the first tenant]
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `admin user passwd`.
+#[derive(Args, Clone, Debug)]
+pub struct PasswdArgs {
+    /// Whose
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Also take authenticator app, recovery codes and passkeys away: for who lost them
+    #[arg(long)]
+    pub reset_second_factor: bool,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `admin user disable` and `enable`.
+#[derive(Args, Clone, Debug)]
+pub struct UserArgs {
+    /// Whom
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Lists of an operator.
+#[derive(Args, Clone, Debug)]
+pub struct ListArgs {
+    /// Only this tenant, by name or id [default: all]
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `admin keys`.
@@ -287,6 +382,23 @@ pub enum TokenCommand {
     /// Make an enrollment token and show it once
     #[command(after_help = "Example:\n  blockremote admin token enroll --uses 50 --days 7 --json")]
     Enroll(EnrollArgs),
+    /// Show the enrollment tokens, never their secrets
+    #[command(after_help = "Example:\n  blockremote admin token list --json")]
+    List(ListArgs),
+    /// Take an enrollment token back; devices that it enrolled stay enrolled
+    #[command(after_help = "Example:\n  blockremote admin token revoke enr_019b0a5e-7c11-7a4e-9d5a-2f6b1c3d4e5f")]
+    Revoke(RevokeArgs),
+}
+
+/// `admin token revoke`.
+#[derive(Args, Clone, Debug)]
+pub struct RevokeArgs {
+    /// As `admin token list` shows it
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `admin token enroll`.
@@ -304,49 +416,6 @@ pub struct EnrollArgs {
     /// Whose devices; needed where there is more than one tenant
     #[arg(long, value_name = "TENANT")]
     pub tenant: Option<String>,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `bench`.
-#[derive(Subcommand, Clone, Debug)]
-pub enum BenchCommand {
-    /// Durable heartbeats a second over TLS, side by side with bare hyper
-    #[command(after_help = "Example:\n  blockremote bench load --seconds 10 --connections 64 --devices 10000 --json")]
-    Load(BenchArgs),
-    /// From a hostile reading to the lock frame, side by side with a bare WebSocket echo
-    #[command(after_help = "Example:\n  blockremote bench latency --seconds 10 --json")]
-    Latency(BenchArgs),
-    /// Memory of an idle appliance, and of each idle socket
-    #[command(after_help = "Example:\n  blockremote bench sockets --connections 2000 --json")]
-    Sockets(BenchArgs),
-    /// How long a start takes with all rings full, from the checkpoint and from the journal
-    #[command(after_help = "Example:\n  blockremote bench restart --devices 10000 --json")]
-    Restart(BenchArgs),
-    /// What a heartbeat notices of a fleet that reconnects and refreshes all at once
-    #[command(after_help = "Example:\n  blockremote bench storm --devices 10000 --seconds 10 --json")]
-    Storm(BenchArgs),
-    /// Memory of living sessions
-    #[command(after_help = "Example:\n  blockremote bench sessions --devices 1000000 --json")]
-    Sessions(BenchArgs),
-}
-
-/// What the benches share.
-#[derive(Args, Clone, Debug)]
-pub struct BenchArgs {
-    /// How long to measure
-    #[arg(long, value_name = "S", default_value_t = 10, value_parser = value_parser!(u32).range(1..=3600))]
-    pub seconds: u32,
-    /// Open connections
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = value_parser!(u32).range(1..=100_000))]
-    pub connections: u32,
-    /// Enrolled devices
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = value_parser!(u32).range(1..=1_000_000))]
-    pub devices: u32,
-    /// Readings in each heartbeat
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=100))]
-    pub readings: u32,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

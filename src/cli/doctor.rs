@@ -9,6 +9,7 @@ use super::Outcome;
 use super::args::exit;
 use super::output::{self, Cell, Paint, Style};
 use crate::app::place::Place;
+use crate::app::signing::{self, SigningPlace};
 use crate::config::{Config, Loaded};
 use crate::crypto::certs;
 use crate::kernel::Clock;
@@ -25,6 +26,7 @@ pub(super) fn run(loaded: &Loaded, as_json: bool) -> Outcome {
         ("data file", data_file(&place)),
         ("key folder", key_folder(&place)),
         ("sealing key", sealing_key(&place)),
+        ("signing key", signing_key(config)),
         ("server certificate", server_certificate(config, &place)),
         ("free disk", free_disk(&place)),
         ("clock", clock()),
@@ -85,6 +87,30 @@ fn sealing_key(place: &Place) -> Verdict {
         Ok(Some(_)) => Verdict::Good("it is there".to_owned()),
         Ok(None) => Verdict::Bad("it is missing; without it the data file cannot be opened: bring it back".to_owned()),
         Err(e) => Verdict::Bad(e.to_string()),
+    }
+}
+
+/// Where the private half is, and whether it is fit; what the data file holds is known only to who opens it.
+fn signing_key(config: &Config) -> Verdict {
+    let variable = |name: &str| std::env::var(name).ok();
+    let found = match signing::outside_keys(config, &variable) {
+        Ok(found) => found,
+        Err(e) => return Verdict::Bad(e.to_string()),
+    };
+    let place = match SigningPlace::find(config, &variable) {
+        SigningPlace::File(path) => format!("in {}", path.display()),
+        SigningPlace::Credential(path) => format!("in the systemd credential {}", path.display()),
+        SigningPlace::DataFile => String::new(),
+    };
+    match found {
+        None => Verdict::Good("in the data file, sealed; the appliance makes its own".to_owned()),
+        Some(keys) => {
+            let next = match keys.next {
+                Some(next) => format!("next: {}", next.thumbprint()),
+                None => "no next key is announced (tokens.next_key)".to_owned(),
+            };
+            Verdict::Good(format!("outside the data file, {place}: {}; {next}", keys.signer.kid()))
+        }
     }
 }
 

@@ -4,11 +4,13 @@ pub mod args;
 pub mod output;
 
 mod admin;
+mod admin_user;
 mod agent;
 pub mod bench;
 mod data;
 mod doctor;
 mod init;
+mod password;
 mod serve;
 mod settings;
 
@@ -16,8 +18,9 @@ use std::process::ExitCode;
 
 use args::{AdminCommand, AuditCommand, Cli, Command, KeysCommand, TokenCommand, exit};
 
+use crate::app::control;
 use crate::config::{Config, ConfigErrors, Loaded, Sources};
-use crate::kernel::Error;
+use crate::kernel::{Error, Kind};
 
 /// Why a command ended without success.
 pub(crate) enum Failure {
@@ -31,7 +34,14 @@ pub(crate) enum Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Failed(error.to_string())
+        match error {
+            // Nothing is here under this name, or not now: tried and failed. All else was refused on purpose.
+            Error::Refused(refusal) if matches!(refusal.kind, Kind::NotFound | Kind::Unavailable) => {
+                Self::Failed(control::in_words(&refusal))
+            }
+            Error::Refused(refusal) => Self::Refused(control::in_words(&refusal)),
+            other => Self::Failed(other.to_string()),
+        }
     }
 }
 
@@ -90,6 +100,11 @@ fn dispatch(cli: &Cli) -> Outcome {
                 Command::Admin(AdminCommand::Token(TokenCommand::Enroll(args))) => {
                     admin::enrollment_token(&loaded.config, args)
                 }
+                Command::Admin(AdminCommand::Token(TokenCommand::List(args))) => admin::tokens(&loaded.config, args),
+                Command::Admin(AdminCommand::Token(TokenCommand::Revoke(args))) => {
+                    admin::revoke_token(&loaded.config, args)
+                }
+                Command::Admin(AdminCommand::User(command)) => admin_user::run(&loaded.config, command),
                 Command::Agent(_) | Command::Bench(_) => Ok(exit::DONE),
             }
         }

@@ -179,6 +179,10 @@ pub static KEYS: &[Key] = &[
         "How long a session lives however often it is refreshed."),
     choice("tokens.dpop_nonce", "optional", DPOP_NONCES,
         "Whether a DPoP proof must bear a nonce of the appliance's, beyond the minute after a restart."),
+    path("tokens.signing_key", None, |c, v| c.tokens.signing_key = Some(v),
+        "Signing key kept outside the data file: a PKCS#8 PEM of a P-256 key."),
+    path("tokens.next_key", None, |c, v| c.tokens.next_key = Some(v),
+        "Key that will sign after tokens.signing_key (PEM); its public half is enough."),
 
     key("webauthn.rp_id", Kind::Text(|c, v| c.webauthn.rp_id = Some(v.to_ascii_lowercase())), None,
         "Host name that passkeys are made for; not set: the name by which the browser calls the appliance."),

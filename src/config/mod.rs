@@ -135,6 +135,10 @@ pub struct Tokens {
     pub refresh_absolute: Duration,
     /// Whether a DPoP proof needs a nonce of ours.
     pub dpop_nonce: DpopNonce,
+    /// A PKCS#8 PEM that is kept outside the data file; `None`: a systemd credential, else the appliance's own keys.
+    pub signing_key: Option<PathBuf>,
+    /// PEM of the key that will sign next, or of its public half.
+    pub next_key: Option<PathBuf>,
 }
 
 /// Passkeys.
@@ -346,6 +350,8 @@ impl Config {
                 refresh_ttl: none,
                 refresh_absolute: none,
                 dpop_nonce: DpopNonce::Optional,
+                signing_key: None,
+                next_key: None,
             },
             webauthn: Webauthn::default(),
             enrollment: Enrollment { open_tenant: None },

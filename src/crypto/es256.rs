@@ -12,7 +12,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, ParsedPublicKey};
 use base64ct::{Base64UrlUnpadded, Encoding};
 use p256::ecdsa::signature::Signer;
-use p256::pkcs8::{DecodePrivateKey, EncodePrivateKey, LineEnding};
+use p256::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, LineEnding};
 use zeroize::Zeroizing;
 
 use super::{Jwk, sha256};
@@ -30,6 +30,9 @@ pub enum KeyError {
     /// Not a PKCS#8 PEM of a P-256 private key.
     #[error("the private key is not a PKCS#8 PEM of a P-256 key")]
     Pem,
+    /// Not an SPKI PEM of a P-256 public key.
+    #[error("the public key is not an SPKI PEM of a P-256 key")]
+    PublicPem,
     /// A JWK that is not a public ES256 key; the text says why.
     #[error("the JWK {0}")]
     Jwk(&'static str),
@@ -135,6 +138,25 @@ impl VerifyingKey {
         Ok(Self { sec1, parsed })
     }
 
+    /// Reads a SubjectPublicKeyInfo PEM (RFC 5280, RFC 7468), as `openssl pkey -pubout` writes it.
+    ///
+    /// # Errors
+    /// [`KeyError::PublicPem`].
+    pub fn from_spki_pem(pem: &str) -> Result<Self, KeyError> {
+        let key = p256::PublicKey::from_public_key_pem(pem).map_err(|_| KeyError::PublicPem)?;
+        let point = p256::ecdsa::VerifyingKey::from(key).to_sec1_point(false);
+        Self::from_sec1(point.as_bytes())
+    }
+
+    /// Writes a SubjectPublicKeyInfo PEM.
+    ///
+    /// # Errors
+    /// [`KeyError::PublicPem`] when the encoder fails, which only a defect can cause.
+    pub fn to_spki_pem(&self) -> Result<String, KeyError> {
+        let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(&self.sec1).map_err(|_| KeyError::PublicPem)?;
+        key.to_public_key_pem(LineEnding::LF).map_err(|_| KeyError::PublicPem)
+    }
+
     /// The key that a JWK describes.
     ///
     /// # Errors
@@ -214,6 +236,20 @@ mod tests {
         assert!(key.verifying().verify(b"x", &key.sign(b"x")));
         assert!(!key.verifying().verify(b"y", &key.sign(b"x")));
         assert!(!format!("{key:?}").contains("PRIVATE"));
+    }
+
+    /// The public half travels as `openssl pkey -pubout` writes it; a private key is not taken for one.
+    #[test]
+    fn a_public_half_survives_its_pem() {
+        let key = SigningKey::generate(&Random::seeded(7));
+        let pem = key.verifying().to_spki_pem().unwrap();
+        assert!(pem.starts_with("-----BEGIN PUBLIC KEY-----\n"));
+        assert_eq!(VerifyingKey::from_spki_pem(&pem).unwrap().thumbprint(), key.kid());
+        let private = key.to_pkcs8_pem().unwrap();
+        for bad in ["", "x", private.as_str(), &pem[..pem.len() / 2]] {
+            assert_eq!(VerifyingKey::from_spki_pem(bad).unwrap_err(), KeyError::PublicPem);
+        }
+        assert_eq!(SigningKey::from_pkcs8_pem(&pem).unwrap_err(), KeyError::Pem);
     }
 
     /// RFC 6979, appendix A.2.5: P-256 with SHA-256, messages "sample" and "test".

@@ -7,27 +7,53 @@ use arc_swap::ArcSwap;
 
 use super::jws;
 use super::{Jwk, KeyError, SigningKey, VerifyingKey};
+use crate::kernel::Timestamp;
+
+/// A public key that is published.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The public half.
+    pub jwk: Jwk,
+    /// Whether access tokens of this key are accepted, whatever they say of themselves.
+    pub access: Access,
+}
+
+/// Whether access tokens of a key are accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// It signs.
+    Open,
+    /// It has signed; from this moment on nothing genuine of it is left.
+    Until(Timestamp),
+    /// It has not signed yet: what bears its signature was made by somebody else.
+    NotYet,
+}
+
+struct Verifier {
+    key: Arc<VerifyingKey>,
+    access: Access,
+}
 
 /// One moment of the rotation.
 pub struct KeySet {
     signer: Arc<SigningKey>,
-    verifiers: HashMap<String, Arc<VerifyingKey>>,
+    verifiers: HashMap<String, Verifier>,
     jwks: Arc<str>,
 }
 
 impl KeySet {
     /// `signer` signs; `published` (which must hold its public half) stands in the JWKS in this order.
-    pub fn new(signer: SigningKey, published: Vec<Jwk>) -> Result<Self, KeyError> {
+    pub fn new(signer: Arc<SigningKey>, published: Vec<Published>) -> Result<Self, KeyError> {
         let mut verifiers = HashMap::new();
         let mut keys = Vec::new();
-        for jwk in published {
+        for Published { jwk, access } in published {
             let key = VerifyingKey::from_jwk(&jwk)?;
             let kid = key.thumbprint();
             keys.push(jwk.published_as(&kid));
-            verifiers.insert(kid, Arc::new(key));
+            verifiers.insert(kid, Verifier { key: Arc::new(key), access });
         }
         let jwks = serde_json::json!({ "keys": keys }).to_string().into();
-        Ok(Self { signer: Arc::new(signer), verifiers, jwks })
+        Ok(Self { signer, verifiers, jwks })
     }
 }
 
@@ -53,9 +79,21 @@ impl KeyRing {
         jws::sign_compact(typ, payload, &self.set.load().signer)
     }
 
-    /// The key with this id, if it is one of ours.
+    /// The key with this id, if it is one of ours: also one that is retired and only published still.
     pub fn verifier(&self, kid: &str) -> Option<Arc<VerifyingKey>> {
-        self.set.load().verifiers.get(kid).cloned()
+        self.set.load().verifiers.get(kid).map(|v| Arc::clone(&v.key))
+    }
+
+    /// As [`KeyRing::verifier`], but only while access tokens of the key are accepted, and until when they are.
+    pub fn access_verifier(&self, kid: &str, now: Timestamp) -> Option<(Arc<VerifyingKey>, Option<Timestamp>)> {
+        let set = self.set.load();
+        let found = set.verifiers.get(kid)?;
+        let until = match found.access {
+            Access::Open => None,
+            Access::Until(until) if now < until => Some(until),
+            Access::Until(_) | Access::NotYet => return None,
+        };
+        Some((Arc::clone(&found.key), until))
     }
 
     /// The published set (RFC 7517).

@@ -185,7 +185,7 @@ impl Authenticator {
         let reachable = match session.ended() {
             None => entry.is_blocked(),
             Some(EndCause::RefreshReused | EndCause::Revoked) => true,
-            Some(EndCause::LoggedOut | EndCause::Replaced) => false,
+            Some(EndCause::LoggedOut | EndCause::Replaced | EndCause::DeviceRemoved) => false,
         };
         if !reachable {
             return Err(refused());

@@ -38,13 +38,8 @@ pub(super) fn authorize(access: Access, caller: &Caller, now: Timestamp) -> Resu
         return Err(tenants::suspended().into());
     }
     match (access, caller) {
-        (Access::FreshUser(_) | Access::FreshAnyUser, Caller::User(user)) => {
-            let proven = if user.user.has_second_factor() {
-                user.session.has_fresh_second_factor(now)
-            } else {
-                user.session.is_fresh(now)
-            };
-            if proven { Ok(()) } else { Err(step_up_required().into()) }
+        (Access::FreshUser(_) | Access::FreshAnyUser, Caller::User(user)) if !user.has_fresh_proof(now) => {
+            Err(step_up_required().into())
         }
         (Access::TwoFactorUser(_), Caller::User(user)) if !user.session.has_fresh_second_factor(now) => {
             Err(step_up_required().into())
@@ -54,7 +49,7 @@ pub(super) fn authorize(access: Access, caller: &Caller, now: Timestamp) -> Resu
 }
 
 /// 403: the session is not proof enough for this.
-fn step_up_required() -> Refusal {
+pub(super) fn step_up_required() -> Refusal {
     let detail = "Prove again who you are (POST /v1/me/mfa/verify), then repeat this within five minutes.";
     let extra = serde_json::json!({ "max_age_s": FRESH.as_secs(), "verify_at": "/v1/me/mfa/verify" });
     let refusal = Refusal::new(Kind::Forbidden, "step_up_required", detail);

@@ -2,12 +2,17 @@
 
 use std::sync::{Arc, OnceLock};
 
+use serde::Serialize;
+use zeroize::Zeroizing;
+
 use super::body::{FromRequest, invalid};
 use super::limiter::Limiter;
 use super::route::{Access, DeviceRule};
+use crate::crypto::sha256;
 use crate::domains::Services;
 use crate::domains::devices::DeviceEntry;
-use crate::domains::iam::{ApiKeyEntry, Binding, Permission, PermissionSet, SessionEntry, UserEntry};
+use crate::domains::iam::{ApiKeyEntry, Authority, Binding, Permission, PermissionSet, SessionEntry, UserEntry};
+use crate::domains::killswitch::Once;
 use crate::domains::signals::device_blocked;
 use crate::domains::tenants::TenantEntry;
 use crate::kernel::context::Origin;
@@ -36,6 +41,15 @@ impl UserCaller {
     /// The person.
     pub fn id(&self) -> UserId {
         self.session.user
+    }
+
+    /// Whether they proved who they are within the last five minutes, by a second factor where they have one.
+    pub fn has_fresh_proof(&self, now: Timestamp) -> bool {
+        if self.user.has_second_factor() {
+            self.session.has_fresh_second_factor(now)
+        } else {
+            self.session.is_fresh(now)
+        }
     }
 }
 
@@ -243,6 +257,44 @@ impl Context {
     /// What the caller may do at this moment: the bound of what it may hand on.
     pub fn permissions(&self) -> PermissionSet {
         Permission::ALL.iter().copied().filter(|p| self.caller.may(*p)).collect()
+    }
+
+    /// Who asks for a change of people or rights, and the bound of what they may hand on.
+    ///
+    /// # Errors
+    /// 401 for anybody but a person or a program.
+    pub fn authority(&self) -> Result<Authority> {
+        let program = matches!(self.caller, Caller::Machine(_));
+        let for_itself = matches!(&self.caller, Caller::Machine(machine) if machine.maker.is_none());
+        Ok(Authority { by: self.actor()?, may: self.permissions(), program, bounded_by_person: !for_itself })
+    }
+
+    /// Refuses a person whose last proof of who they are is older than five minutes; a program has none to show.
+    ///
+    /// # Errors
+    /// 403 `step_up_required`.
+    pub fn demand_fresh_proof(&self) -> Result<()> {
+        match &self.caller {
+            Caller::User(user) if !user.has_fresh_proof(self.now()) => Err(super::authorize::step_up_required().into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What tells this request from others, where it bears an `Idempotency-Key`; `noun` is what it makes. `request` is
+    /// kept only as a keyed hash.
+    ///
+    /// # Errors
+    /// 401 for anybody but a person or a program.
+    pub fn once(&self, noun: &str, request: &impl Serialize) -> Result<Option<Once>> {
+        let Some(key) = self.idempotency_key() else { return Ok(None) };
+        // A program is somebody else than the person who made its key.
+        let who = match &self.caller {
+            Caller::Machine(machine) => machine.key.id.to_string(),
+            _ => self.actor()?.to_string(),
+        };
+        let name = sha256(format!("{who}\u{1f}{noun}\u{1f}{key}").as_bytes());
+        let body = Zeroizing::new(serde_json::to_vec(request).map_err(Error::internal)?);
+        Ok(Some(Once { name, body: self.services.iam.hash_of_request(&body) }))
     }
 
     /// Whether this device exists for the caller.

@@ -113,6 +113,10 @@ impl DeviceSocket {
     }
 
     async fn greet(&mut self) -> Vec<Push> {
+        // Removed between the check of its token and the opening of its queue, which heard nothing of it.
+        if self.entry().is_removed() {
+            return vec![close(CloseReason::LoggedOut)];
+        }
         let killswitch = &self.gate.services.killswitch;
         let mut out = Vec::new();
         let mode = if self.mode == Mode::Full { "full" } else { "commands_only" };

@@ -133,9 +133,9 @@ fn sentence(error: DpopError) -> &'static str {
             "The header of the DPoP proof has no jwk, or has a member that is not accepted, such as crit or x5c."
         }
         DpopError::Jws(_) => "The DPoP proof is not a compact JWS of at most 8 KiB.",
-        DpopError::Key(KeyError::Jwk(_) | KeyError::NotOnCurve | KeyError::Form | KeyError::Pem) => {
-            "The jwk of the DPoP proof is not a public P-256 key. Send the public key alone."
-        }
+        DpopError::Key(
+            KeyError::Jwk(_) | KeyError::NotOnCurve | KeyError::Form | KeyError::Pem | KeyError::PublicPem,
+        ) => "The jwk of the DPoP proof is not a public P-256 key. Send the public key alone.",
         DpopError::Signature => "The DPoP proof is not signed by the key in its header.",
         DpopError::Payload => "The payload of the DPoP proof is not a JSON object without repeated members.",
         DpopError::Claim("ath") => "The DPoP proof lacks ath, the hash of the access token.",

@@ -41,7 +41,7 @@ enum Who {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Failing {
     Authentication(IpAddr),
-    Login([u8; 32]),
+    Login { account: [u8; 32], network: Option<IpAddr> },
 }
 
 /// All counters but the devices' own.
@@ -118,9 +118,7 @@ impl Limiter {
     }
 
     fn login_log(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) -> Arc<SlidingLog> {
-        let network = ip.map(|ip| network_of(ip).to_string()).unwrap_or_default();
-        let pair = format!("{network}\u{1f}{}", account.to_lowercase());
-        self.log(Failing::Login(sha256(pair.as_bytes())), now)
+        self.log(Failing::Login { account: hash_of(account), network: ip.map(network_of) }, now)
     }
 
     /// Takes one try to log in to an account from a network before its password is checked, so that tries in parallel
@@ -157,6 +155,14 @@ impl Limiter {
         self.lockout.give_back(account, now);
     }
 
+    /// Forgets the failures of an account, from wherever they came: it has a new password.
+    pub fn forget_failures(&self, account: &str) {
+        let hash = hash_of(account);
+        let is_its = |who: &Failing| matches!(who, Failing::Login { account, .. } if *account == hash);
+        self.failures.pin().retain(|who, _| !is_its(who));
+        self.lockout.forget(account);
+    }
+
     /// Forgets counters that have nothing left to remember.
     pub fn sweep(&self, now: Timestamp) {
         // Every quota here is by the minute: two windows of silence empty any counter.
@@ -164,5 +170,34 @@ impl Limiter {
         self.counters.pin().retain(|_, window| !window.is_idle(quota, now));
         self.failures.pin().retain(|_, log| !log.is_idle(quota, now));
         self.lockout.sweep(now);
+    }
+}
+
+/// Names have any length; a counter's key has one.
+fn hash_of(account: &str) -> [u8; 32] {
+    sha256(account.to_lowercase().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_password_frees_its_account_everywhere_and_nobody_else() {
+        let quotas = Quotas { read: 1, write: 1, public: 1, login_failures: 1, auth_failures: 1, handshakes: 1 };
+        let limiter = Limiter::new(quotas);
+        let now = Timestamp::EPOCH;
+        let ips = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse::<IpAddr>().ok());
+        for ip in ips {
+            for account in ["zoe", "max"] {
+                assert!(limiter.login_try(account, ip, now).admitted);
+                assert!(!limiter.login_try(account, ip, now).admitted);
+            }
+        }
+        limiter.forget_failures("ZOE");
+        for ip in ips {
+            assert!(limiter.login_try("zoe", ip, now).admitted, "from {ip:?}");
+            assert!(!limiter.login_try("max", ip, now).admitted, "from {ip:?}");
+        }
     }
 }

@@ -115,6 +115,11 @@ impl Lockout {
         }
     }
 
+    /// Forgets an account: it has a new password.
+    pub fn forget(&self, name: &str) {
+        self.accounts.pin().remove(&sha256(name.to_lowercase().as_bytes()));
+    }
+
     /// Forgets accounts with nothing left to remember.
     pub fn sweep(&self, now: Timestamp) {
         self.accounts.pin().retain(|_, account| !Self::with(account, |a| a.is_idle(now)));

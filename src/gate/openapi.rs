@@ -163,9 +163,11 @@ fn problems(route: &Route) -> Vec<(u16, &'static str)> {
     if route.body_max > 0 {
         out.push((400, "Not JSON."));
         out.push((408, "The body did not arrive in time."));
-        out.push((409, "Against the present state."));
         out.push((413, "The body is too large."));
         out.push((415, "Not application/json."));
+    }
+    if route.body_max > 0 || matches!(route.verb, Verb::Post | Verb::Put | Verb::Delete) {
+        out.push((409, "Against the present state."));
     }
     if route.body_max > 0 || !route.endpoint.query.is_empty() {
         out.push((422, "Members or parameters that are not acceptable; see errors."));

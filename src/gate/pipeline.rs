@@ -120,12 +120,16 @@ impl Gate {
         self.answer(request, peer, &self.internal).await
     }
 
+    /// Lets an account try to log in again at once: an operator gave it a new password.
+    pub fn forget_login_failures(&self, account: &str) {
+        self.limiter.forget_failures(account);
+    }
+
     /// Forgets what is over; run from time to time.
     pub fn sweep(&self) {
         self.limiter.sweep(self.clock.now());
         self.authenticator.sweep();
         self.proofs.sweep(self.clock.now());
-        self.services.iam.sweep();
     }
 
     async fn answer(

@@ -32,3 +32,9 @@ pub fn decode<R: Row>(bytes: &[u8]) -> Result<R> {
         None => Err(Error::Internal(format!("a stored {} is empty", std::any::type_name::<R>()))),
     }
 }
+
+/// A part of a row, whatever else stands in it and whatever its version is; `None` for what does not hold it.
+pub fn member_of<P: DeserializeOwned>(bytes: &[u8]) -> Option<P> {
+    let (_, json) = bytes.split_first()?;
+    serde_json::from_slice(json).ok()
+}

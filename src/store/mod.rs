@@ -11,6 +11,7 @@ pub mod idempotency;
 pub mod journal;
 mod medium;
 pub mod migrate;
+pub mod purge;
 pub mod snapshot;
 pub mod tables;
 pub mod tx;

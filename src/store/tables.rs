@@ -8,67 +8,90 @@ use redb::TableDefinition;
 /// A table: keys and values are byte strings; what they mean stands beside each name.
 pub type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
+/// Whose the rows of a table are, and so what becomes of them when a tenant is deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// The appliance's, or of all tenants together: they stay.
+    Appliance,
+    /// The forensic log: it stays, whatever becomes of the tenant.
+    Audit,
+    /// A tenant's, whose 16 bytes begin the key: they go with it.
+    Key,
+    /// A tenant's, whose 16 bytes begin the value: they go with it.
+    Value,
+    /// A tenant's, whom the member `tenant` of the row names: they go with it.
+    Member,
+}
+
 macro_rules! tables {
-    ($($(#[$doc:meta])* $name:ident = $text:literal;)+) => {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $owner:ident;)+) => {
         $($(#[$doc])* pub const $name: Table = TableDefinition::new($text);)+
         /// All of them, for backup, verification and the first opening.
         pub const ALL: &[Table] = &[$($name),+];
+        /// Whose rows each of them holds, for the deletion of a tenant.
+        pub const OWNERS: &[(Table, Owner)] = &[$(($name, Owner::$owner)),+];
     };
 }
 
 tables! {
     /// name -> raw: schema version, counters, the mark behind which the journal is folded.
-    META = "meta";
+    META = "meta", Appliance;
     /// kid -> signing key (private part sealed) and its place in the rotation.
-    SIGNING_KEYS = "signing_keys";
-    /// tenant -> tenant.
-    TENANTS = "tenants";
+    SIGNING_KEYS = "signing_keys", Appliance;
+    /// tenant -> tenant. A deleted tenant's row says so and stays.
+    TENANTS = "tenants", Appliance;
     /// tenant, user -> user.
-    USERS = "users";
+    USERS = "users", Key;
     /// lower-case user name, 0 -> raw tenant, user. Names are unique on the appliance.
-    USER_NAMES = "user_names";
+    USER_NAMES = "user_names", Value;
     /// tenant, role -> role that the tenant made for itself.
-    ROLES = "roles";
+    ROLES = "roles", Key;
     /// tenant, team -> team with its members.
-    TEAMS = "teams";
+    TEAMS = "teams", Key;
     /// tenant, user -> second factors: TOTP secret (sealed), recovery codes (hashed), passkeys.
-    SECOND_FACTORS = "second_factors";
+    SECOND_FACTORS = "second_factors", Key;
     /// SHA-256 of a passkey's credential id -> raw tenant, user.
-    PASSKEY_OWNERS = "passkey_owners";
-    /// SHA-256 of the token -> invitation or password reset.
-    LINKS = "links";
+    PASSKEY_OWNERS = "passkey_owners", Value;
+    /// SHA-256 of the token -> invitation or password reset, with its tenant.
+    LINKS = "links", Member;
     /// tenant, key -> API key or instance token (hashed).
-    API_KEYS = "api_keys";
+    API_KEYS = "api_keys", Key;
     /// tenant, session -> session with its refresh family.
-    SESSIONS = "sessions";
+    SESSIONS = "sessions", Key;
     /// tenant, user, session -> nothing: the sessions of one person and of the devices they own.
-    SESSIONS_BY_USER = "sessions_by_user";
-    /// SHA-256 of the token -> enrollment token.
-    ENROLLMENT_TOKENS = "enrollment_tokens";
+    SESSIONS_BY_USER = "sessions_by_user", Key;
+    /// SHA-256 of the token -> enrollment token, with its tenant.
+    ENROLLMENT_TOKENS = "enrollment_tokens", Member;
+    /// tenant, enrollment token's id -> raw SHA-256 of the token.
+    ENROLLMENT_TOKEN_IDS = "enrollment_token_ids", Key;
     /// tenant, device id, 0 -> device.
-    DEVICES = "devices";
+    DEVICES = "devices", Key;
+    /// tenant, device id, 0 -> what stays of a removed device, so that its return is no new beginning.
+    DEVICE_TOMBSTONES = "device_tombstones", Key;
     /// tenant, device id, 0, seq -> kill-switch command with the exact bytes of its frame.
-    COMMANDS = "commands";
+    COMMANDS = "commands", Key;
     /// tenant, device id, 0, command id -> raw seq.
-    COMMAND_IDS = "command_ids";
+    COMMAND_IDS = "command_ids", Key;
     /// tenant, SHA-256 of caller, route and Idempotency-Key -> the first answer.
-    IDEMPOTENCY = "idempotency";
+    IDEMPOTENCY = "idempotency", Key;
     /// tenant, seq -> audit entry: the bytes that the leaf hashes, and the personal data they commit to.
-    AUDIT = "audit";
+    AUDIT = "audit", Audit;
     /// tenant, level, index -> raw 32 bytes: the complete subtrees of the tenant's Merkle tree (RFC 6962).
-    AUDIT_NODES = "audit_nodes";
+    AUDIT_NODES = "audit_nodes", Audit;
     /// tenant, device id, 0, seq -> nothing: the entries of one device.
-    AUDIT_BY_DEVICE = "audit_by_device";
+    AUDIT_BY_DEVICE = "audit_by_device", Audit;
     /// tenant -> size and right edge of the Merkle tree.
-    AUDIT_HEADS = "audit_heads";
+    AUDIT_HEADS = "audit_heads", Audit;
+    /// tenant -> raw: every entry below this sequence number holds only its hash, because its time was over.
+    AUDIT_ERASED = "audit_erased", Audit;
     /// kind byte, key -> raw: times of the admitted requests of an anonymous caller or of its network.
-    ANONYMOUS_WINDOWS = "anonymous_windows";
+    ANONYMOUS_WINDOWS = "anonymous_windows", Appliance;
     /// block number -> raw: the readings of one commit, in the order of their arrival.
-    SIGNAL_JOURNAL = "signal_journal";
+    SIGNAL_JOURNAL = "signal_journal", Appliance;
     /// tenant, device number -> raw: rings and engine state as of a journal block.
-    SIGNAL_RINGS = "signal_rings";
+    SIGNAL_RINGS = "signal_rings", Key;
     /// tenant, signal id -> raw: ring and engine state behind a decision other than allow, kept with the audit entry.
-    DECISION_STATES = "decision_states";
+    DECISION_STATES = "decision_states", Key;
 }
 
 /// Builds a key piece by piece in the order of the layout.
@@ -137,6 +160,33 @@ pub fn trailing_number(key: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The layouts that stand beside the names, and what is done by them, must not drift apart.
+    #[test]
+    fn a_table_whose_keys_start_with_the_tenant_says_so() {
+        use redb::TableHandle;
+        let mut seen = 0;
+        let mut layout = "";
+        for line in include_str!("tables.rs").lines().map(str::trim) {
+            if let Some(text) = line.strip_prefix("/// ") {
+                layout = text;
+            }
+            let Some((table, owner)) =
+                OWNERS.iter().find(|(t, _)| line.contains(&format!("= {:?}, ", t.name())) && !line.contains("format!"))
+            else {
+                continue;
+            };
+            let by_tenant = layout.starts_with("tenant,") || layout.starts_with("tenant ->");
+            let expected = match table.name() {
+                "tenants" => *owner == Owner::Appliance,
+                name if name.starts_with("audit") => *owner == Owner::Audit,
+                _ => by_tenant == (*owner == Owner::Key),
+            };
+            assert!(expected, "{} is {owner:?}, its layout is {layout}", table.name());
+            seen += 1;
+        }
+        assert_eq!(seen, ALL.len());
+    }
 
     #[test]
     fn names_of_one_prefix_stay_together_and_apart_from_longer_names() {

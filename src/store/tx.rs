@@ -103,6 +103,40 @@ impl<'t> Tx<'t> {
         })
     }
 
+    /// Up to `limit` pairs with `from <= key`, in ascending order.
+    pub fn scan_from(&mut self, table: Table, from: &Key, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.with(table, |t| {
+            let range = t.range::<&[u8]>(from.as_ref()..)?;
+            range.take(limit).map(|pair| pair.map(|(k, v)| (k.value().to_vec(), v.value().to_vec()))).collect()
+        })
+    }
+
+    /// Visits every pair whose key starts with `prefix`, in ascending order, until `visit` says `false`.
+    pub fn visit(
+        &mut self,
+        table: Table,
+        prefix: &Key,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        let end = prefix.end_of_prefix();
+        let mut outcome = Ok(true);
+        self.with(table, |t| {
+            let range = match &end {
+                Some(end) => t.range::<&[u8]>(prefix.as_ref()..end.as_ref()),
+                None => t.range::<&[u8]>(prefix.as_ref()..),
+            };
+            for pair in range? {
+                let (k, v) = pair?;
+                outcome = visit(k.value(), v.value());
+                if !matches!(outcome, Ok(true)) {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        outcome.map(drop)
+    }
+
     /// Removes up to `limit` pairs with `from <= key < to`; says how many.
     pub fn delete_range(&mut self, table: Table, from: &Key, to: &Key, limit: usize) -> Result<usize> {
         let keys: Vec<Vec<u8>> = self.with(table, |t| {

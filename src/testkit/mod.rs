@@ -138,6 +138,12 @@ impl Server {
         }
     }
 
+    /// As [`Server::restart`], with settings that `change` changed.
+    pub async fn restart_with(&mut self, change: impl FnOnce(&mut Config)) -> Result<(), Fault> {
+        change(&mut self.config);
+        self.restart().await
+    }
+
     /// Starts it again on the same folder (stopping it first if need be). The ports may differ.
     pub async fn restart(&mut self) -> Result<(), Fault> {
         self.stop().await;

@@ -129,6 +129,14 @@ fn every_command_explains_itself_and_wrong_usage_ends_with_two() {
         "admin keys rotate",
         "admin token",
         "admin token enroll",
+        "admin token list",
+        "admin token revoke",
+        "admin user",
+        "admin user add",
+        "admin user passwd",
+        "admin user disable",
+        "admin user enable",
+        "admin user list",
         "bench",
         "bench load",
         "bench latency",
@@ -140,10 +148,21 @@ fn every_command_explains_itself_and_wrong_usage_ends_with_two() {
         let (stdout, stderr) = place.ends(&args, 0);
         assert!(stdout.contains("Example") && stderr.is_empty(), "{line}: {stdout}");
     }
-    for line in ["nonsense", "backup", "admin", "serve --nonsense", "init extra"] {
+    for line in [
+        "nonsense",
+        "backup",
+        "admin",
+        "admin user",
+        "admin user add",
+        "admin user list x",
+        "serve --nonsense",
+        "init extra",
+    ] {
         place.ends(&line.split_whitespace().collect::<Vec<_>>(), 2);
     }
-    for line in ["verify", "admin keys rotate", "admin token enroll", "backup b.redb"] {
+    for line in
+        ["verify", "admin keys rotate", "admin token enroll", "admin user list", "admin user add zoe", "backup b.redb"]
+    {
         let (stdout, stderr) = place.ends(&line.split_whitespace().collect::<Vec<_>>(), 1);
         assert!(stdout.is_empty() && !stderr.is_empty(), "{line} on an empty place");
     }

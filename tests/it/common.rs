@@ -57,8 +57,13 @@ pub async fn first_tenant(server: &Server) -> Result<TenantId, Fault> {
 
 /// A second tenant, which knows nothing of the first one.
 pub async fn second_tenant(server: &Server) -> Result<TenantId, Fault> {
+    new_tenant(server, "the neighbour").await
+}
+
+/// A further tenant, made without a request.
+pub async fn new_tenant(server: &Server, name: &str) -> Result<TenantId, Fault> {
     let now = server.clock.now();
-    let tenant = Tenant::new(TenantId::generate(now, &Random::System), "the neighbour", now);
+    let tenant = Tenant::new(TenantId::generate(now, &Random::System), name, now);
     let services = &server.app().services;
     let (row, registry) = (tenant.clone(), services.tenants.clone());
     services.store.write(move |tx| tenants::save(tx, Some(&registry), &row)).await?;

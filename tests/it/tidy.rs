@@ -199,7 +199,7 @@ fn objection(file: &str, path: &[String]) -> Option<String> {
         "config" | "crypto" | "store" | "net" | "observe" => &["kernel"],
         "domains" => return objection_of_domain(inner, to, path),
         "gate" => &["domains", "kernel", "crypto", "net", "observe", "config"],
-        "client" => &["kernel", "crypto"],
+        "client" | "attest" => &["kernel", "crypto"],
         "agent" if to == "domains" => {
             let engine = path.iter().take(3).eq(["domains", "signals", "engine"].iter());
             return (!engine).then(|| "agent knows readings of the engine and no other part of a domain".to_owned());

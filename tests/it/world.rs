@@ -15,7 +15,8 @@ use blockremote::testkit::{Fault, Server, text};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::common::{DAY, add_user, body, enrollment, first_tenant, header, log_in, part, send};
+use crate::common::{DAY, add_user, body, enrollment, first_tenant, header, log_in, new_tenant, part, send};
+use crate::people;
 
 /// Who calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +68,12 @@ pub fn expected_entry(verb: Verb, path: &str) -> Option<&'static str> {
         "/v1/instance-tokens/{key_id}" => "instance_token_revoked",
         "/v1/devices/{device_id}/commands" => "command_requested",
         "/v1/devices/{device_id}/unblock" => "device_unblocked",
-        _ => return second_factor::expected_entry(verb, path),
+        "/v1/devices/{device_id}" if verb == Verb::Patch => "device_updated",
+        "/v1/devices/{device_id}" => "device_deleted",
+        "/v1/tenants" => "tenant_created",
+        "/v1/tenants/{tenant_id}" if verb == Verb::Patch => "tenant_updated",
+        "/v1/tenants/{tenant_id}" => "tenant_deleted",
+        path => return second_factor::expected_entry(verb, path).or_else(|| people::expected_entry(verb, path)),
     })
 }
 
@@ -133,6 +139,9 @@ impl World {
 
     /// A request for this row that succeeds, from a caller who may make it.
     pub async fn recipe(&mut self, route: &Route, who: Who) -> Result<Call, Fault> {
+        if let Some(call) = people::recipe(self, route, who).await? {
+            return Ok(call);
+        }
         // A device speaks of itself; a person of any device.
         let device = if who == Who::Device { "BR-1" } else { "BR-2" };
         if let Some(call) = self.second_factor_recipe(route.verb, route.path, who).await? {
@@ -210,6 +219,21 @@ impl World {
                 Call::get(&format!("/v1/instance-tokens/{}", self.fresh_key(KeyKind::Instance).await?))
             }
             (Verb::Get, "/v1/devices/{device_id}") => Call::get(&format!("/v1/devices/{device}")),
+            (Verb::Patch, "/v1/devices/{device_id}") => {
+                let name = self.fresh_name();
+                Call::of("/v1/devices/BR-2", json!({ "device_name": name }))
+            }
+            (Verb::Delete, "/v1/devices/{device_id}") => {
+                let name = self.fresh_device().await?.id;
+                Call::get(&format!("/v1/devices/{name}"))
+            }
+            (Verb::Post, "/v1/tenants") => Call::of("/v1/tenants", json!({ "name": self.fresh_name() })),
+            (verb @ (Verb::Get | Verb::Patch | Verb::Delete), "/v1/tenants/{tenant_id}") => {
+                let (name, other) = (self.fresh_name(), self.fresh_name());
+                let path = format!("/v1/tenants/{}", new_tenant(&self.server, &name).await?);
+                let body = if verb == Verb::Patch { json!({ "name": other }) } else { Value::Null };
+                Call::of(&path, body)
+            }
             (Verb::Post, "/v1/devices/{device_id}/commands") => {
                 let body = json!({ "action": "FORCE_LOGOUT", "reason": "the matrix" });
                 Call::of("/v1/devices/BR-2/commands", body)
@@ -246,6 +270,7 @@ impl World {
                 | "/v1/status"
                 | "/v1/api-keys"
                 | "/v1/instance-tokens"
+                | "/v1/tenants"
                 | "/.well-known/jwks.json"
                 | "/health/live"
                 | "/health/ready"

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use serde_json::json;
 
+use super::args::BenchArgs;
 use super::place::Place;
 use super::{bare, load, runtime};
 use crate::agent::motion::{Attack, AttackKind, Human, MotionSource};
-use crate::cli::args::{BenchArgs, exit};
+use crate::cli::args::exit;
 use crate::cli::{Failure, Outcome, output};
 use crate::client::frame::{Action, Incoming};
 use crate::client::socket::Event;

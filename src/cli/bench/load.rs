@@ -17,12 +17,13 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::args::BenchArgs;
 use super::bare::{self, Canned};
 use super::median;
 use super::place::Place;
 use super::runtime;
 use crate::agent::motion::{Human, MotionSource};
-use crate::cli::args::{BenchArgs, exit};
+use crate::cli::args::exit;
 use crate::cli::{Failure, Outcome, output};
 use crate::client::{Endpoint, HttpClient, tls as client_tls};
 use crate::config::Config;

@@ -1,5 +1,6 @@
 //! `bench`: measures this machine. Every load is bounded and stops by itself; traffic stays on loopback.
 
+pub mod args;
 mod bare;
 mod latency;
 mod load;
@@ -9,7 +10,7 @@ mod sessions;
 mod sockets;
 mod storm;
 
-use super::args::BenchCommand;
+use self::args::BenchCommand;
 use super::{Cli, Outcome};
 
 pub(super) fn run(cli: &Cli, command: &BenchCommand) -> Outcome {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::args::BenchArgs;
 use super::place::Place;
 use super::runtime;
 use crate::agent::motion::{Human, MotionSource};
 use crate::app::{App, Environment};
-use crate::cli::args::{BenchArgs, exit};
+use crate::cli::args::exit;
 use crate::cli::{Failure, Outcome, output};
 use crate::config::Config;
 use crate::domains::signals::Heartbeat;

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::args::BenchArgs;
 use super::place::{Place, wanted};
 use super::runtime;
 use super::sockets::resident_kib;
-use crate::cli::args::{BenchArgs, exit};
+use crate::cli::args::exit;
 use crate::cli::{Failure, Outcome, output};
 use crate::config::Config;
 use crate::domains::iam::{EnrollmentBy, TokenSpec};

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cli::args::{BenchArgs, exit};
+use super::args::BenchArgs;
+use crate::cli::args::exit;
 use crate::cli::{Failure, Outcome, output, runtime};
 use crate::client::{Endpoint, HttpClient, Socket, tls};
 use crate::kernel::Error;

@@ -9,10 +9,11 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::json;
 
+use super::args::BenchArgs;
 use super::load::{Pool, histogram};
 use super::place::Place;
 use super::runtime;
-use crate::cli::args::{BenchArgs, exit};
+use crate::cli::args::exit;
 use crate::cli::{Failure, Outcome, output};
 use crate::client::{Endpoint, HttpClient, tls as client_tls};
 use crate::config::Config;
@@ -32,7 +33,9 @@ pub(super) fn run(settings: Config, args: &BenchArgs) -> Outcome {
         .enable_all()
         .thread_name("bench-fleet")
         // Fails only where the kernel knows no priorities.
-        .on_thread_start(|| drop(rustix::process::nice(19)))
+        .on_thread_start(|| {
+            let _ = rustix::process::nice(19);
+        })
         .build()?;
     let place = appliance.block_on(Place::open(settings, args.devices))?;
     let report = client.block_on(measure(args, &place, &fleet))?;

@@ -1,6 +1,7 @@
 //! The forensic log: what happened, to whom, decided by what. One RFC 6962 Merkle tree for each tenant.
 //!
-//! An entry is written in the transaction of the change it records ([`append`]); nothing changes or removes it. What
+//! An entry is written in the transaction of the change it records ([`append`]); nothing changes or removes it, save that
+//! a tenant may have old ones erased: then only the hash of the leaf stays ([`erase_older`]), and the tree stands. What
 //! the leaf hashes is canonical JSON in which personal data stands only as a salted commitment, so that an erasure does
 //! not break a proof. Order is the sequence number, never the clock.
 //!
@@ -12,7 +13,7 @@ mod model;
 mod store;
 
 pub use model::{Action, Entry, NewEntry, ThreatLevel};
-pub use store::{TreeCheck, append, check_trees};
+pub use store::{TreeCheck, append, check_trees, erase_older};
 
 use crate::kernel::ids::{DeviceId, TenantId};
 use crate::kernel::{Result, limits};

@@ -321,12 +321,17 @@ pub(super) struct Personal {
     pub user_agent: Option<String>,
 }
 
-/// A stored entry.
+/// A stored entry: its content, or, once its time is over, the hash of its leaf and nothing else.
 #[derive(Serialize, Deserialize)]
 pub(super) struct EntryRow {
-    /// Exactly the bytes that the leaf hashes.
-    pub leaf: String,
+    /// Exactly the bytes that the leaf hashes; `None` once they were erased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaf: Option<String>,
+    #[serde(default)]
     pub personal: Option<Personal>,
+    /// Of an erased entry: the leaf's hash in base64url, so that the tree stands and every proof still verifies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
 }
 impl Row for EntryRow {}
 

@@ -9,7 +9,9 @@ use super::model::{Entry, EntryRow, HeadRow, Leaf, NewEntry, Personal};
 use crate::crypto::jcs;
 use crate::kernel::ids::{AuditId, DeviceId, TenantId};
 use crate::kernel::{Error, Random, Result, Timestamp};
-use crate::store::tables::{AUDIT, AUDIT_BY_DEVICE, AUDIT_HEADS, AUDIT_NODES, Key, trailing_number};
+use crate::store::tables::{
+    AUDIT, AUDIT_BY_DEVICE, AUDIT_ERASED, AUDIT_HEADS, AUDIT_NODES, DECISION_STATES, Key, trailing_number,
+};
 use crate::store::{Snapshot, Tx, codec};
 
 /// Writes an entry in the transaction of the change it records, and the subtrees that its leaf completes.
@@ -44,7 +46,11 @@ pub fn append(tx: &mut Tx<'_>, tenant: TenantId, now: Timestamp, random: &Random
     for node in tree.push(merkle::leaf_hash(leaf.as_bytes())) {
         tx.put_raw(AUDIT_NODES, node_key(tenant, node.level, node.index), &node.hash)?;
     }
-    tx.put(AUDIT, Key::new().bytes(tenant.to_bytes()).number(seq), &EntryRow { leaf, personal })?;
+    tx.put(
+        AUDIT,
+        Key::new().bytes(tenant.to_bytes()).number(seq),
+        &EntryRow { leaf: Some(leaf), personal, hash: None },
+    )?;
     if let Some(device) = &new.device_id {
         let key = Key::new().bytes(tenant.to_bytes()).text(device.as_str()).number(seq);
         tx.put_raw(AUDIT_BY_DEVICE, key, &[])?;
@@ -100,30 +106,37 @@ pub(super) fn page(
         Some(device) => (AUDIT_BY_DEVICE, Key::new().bytes(tenant.to_bytes()).text(device.as_str())),
         None => (AUDIT, Key::new().bytes(tenant.to_bytes())),
     };
+    // Everything below the mark is erased; there is nothing to show.
+    let erased = erased_through(snapshot.get_raw(AUDIT_ERASED, Key::new().bytes(tenant.to_bytes()))?);
     let mut seqs = Vec::new();
     let below = before.map(|seq| prefix.clone().number(seq));
     snapshot.visit_back(table, &prefix, below.as_ref(), |key, _| {
-        seqs.extend(trailing_number(key));
-        Ok(seqs.len() <= limit)
+        let seq = trailing_number(key).filter(|seq| *seq >= erased);
+        seqs.extend(seq);
+        Ok(seq.is_some() && seqs.len() <= limit)
     })?;
     let more = seqs.len() > limit;
     seqs.truncate(limit);
     let entries = seqs
         .iter()
-        .map(|seq| {
+        .filter_map(|seq| {
             let key = Key::new().bytes(tenant.to_bytes()).number(*seq);
-            let row: EntryRow =
-                snapshot.get(AUDIT, key)?.ok_or_else(|| Error::internal("an audit entry is missing"))?;
-            shown(row)
+            match snapshot.get::<EntryRow>(AUDIT, key) {
+                Ok(Some(row)) => shown(row).transpose(),
+                Ok(None) => Some(Err(Error::internal("an audit entry is missing"))),
+                Err(e) => Some(Err(e)),
+            }
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(Page { next: if more { seqs.last().copied() } else { None }, entries })
 }
 
-fn shown(row: EntryRow) -> Result<Entry> {
-    let leaf: Leaf = serde_json::from_str(&row.leaf).map_err(Error::internal)?;
+/// An entry as it is shown; `None` for one whose content is gone.
+fn shown(row: EntryRow) -> Result<Option<Entry>> {
+    let Some(leaf) = row.leaf else { return Ok(None) };
+    let leaf: Leaf = serde_json::from_str(&leaf).map_err(Error::internal)?;
     let (ip, user_agent) = row.personal.map_or((None, None), |p| (p.ip, p.user_agent));
-    Ok(Entry {
+    Ok(Some(Entry {
         id: leaf.id,
         seq: leaf.seq,
         tenant: leaf.tenant,
@@ -142,7 +155,47 @@ fn shown(row: EntryRow) -> Result<Entry> {
         signal_id: leaf.signal_id,
         request_id: leaf.request_id,
         created_at: leaf.created_at,
-    })
+    }))
+}
+
+/// The sequence number below which everything is erased.
+fn erased_through(mark: Option<Vec<u8>>) -> u64 {
+    mark.as_deref().and_then(trailing_number).unwrap_or(0)
+}
+
+/// Replaces the content of up to `limit` entries from before `before` by the hashes of their leaves, oldest first; says
+/// how many. What only served those entries goes with them: their places in the lists of devices, and the states of the
+/// engine behind their decisions. The tree, and every proof, stays as it is.
+///
+/// It ends at the first entry that is younger, or that cannot be read: that one is evidence.
+pub fn erase_older(tx: &mut Tx<'_>, tenant: TenantId, before: Timestamp, limit: usize) -> Result<usize> {
+    let mark_key = Key::new().bytes(tenant.to_bytes());
+    let mark = erased_through(tx.get_raw(AUDIT_ERASED, &mark_key)?);
+    let end = mark_key.end_of_prefix();
+    let rows = tx.scan_from(AUDIT, &mark_key.clone().number(mark), limit)?;
+    let mut erased = 0;
+    for (key, value) in rows {
+        let seq = mark + erased as u64;
+        let own = end.as_ref().is_none_or(|end| key.as_slice() < end.as_ref());
+        let Ok(EntryRow { leaf: Some(text), .. }) = codec::decode::<EntryRow>(&value) else { break };
+        let Ok(leaf) = serde_json::from_str::<Leaf>(&text) else { break };
+        if !own || trailing_number(&key) != Some(seq) || leaf.created_at >= before {
+            break;
+        }
+        let hash = Base64UrlUnpadded::encode_string(&merkle::leaf_hash(text.as_bytes()));
+        tx.put(AUDIT, &key, &EntryRow { leaf: None, personal: None, hash: Some(hash) })?;
+        if let Some(device) = &leaf.device_id {
+            tx.delete(AUDIT_BY_DEVICE, mark_key.clone().text(device.as_str()).number(seq))?;
+        }
+        if let Some(signal) = leaf.signal_id {
+            tx.delete(DECISION_STATES, mark_key.clone().bytes(signal.to_bytes()))?;
+        }
+        erased += 1;
+    }
+    if erased > 0 {
+        tx.put_raw(AUDIT_ERASED, &mark_key, &(mark + erased as u64).to_be_bytes())?;
+    }
+    Ok(erased)
 }
 
 /// What a check of every tree found.
@@ -173,6 +226,7 @@ pub fn check_trees(snapshot: &Snapshot) -> Result<Vec<TreeCheck>> {
 }
 
 fn check_tree(snapshot: &Snapshot, tenant: TenantId, head: &HeadRow) -> Result<TreeCheck> {
+    let erased = erased_through(snapshot.get_raw(AUDIT_ERASED, Key::new().bytes(tenant.to_bytes()))?);
     let mut tree = Frontier::default();
     let mut faults: Vec<String> = Vec::new();
     let mut fault = |text: String| {
@@ -188,8 +242,8 @@ fn check_tree(snapshot: &Snapshot, tenant: TenantId, head: &HeadRow) -> Result<T
         }
         match codec::decode::<EntryRow>(value) {
             Ok(row) => {
-                check_entry(&row, tenant, seq, &mut fault);
-                for Node { level, index, hash } in tree.push(merkle::leaf_hash(row.leaf.as_bytes())) {
+                let Some(leaf) = check_entry(&row, tenant, seq, erased, &mut fault) else { return Ok(false) };
+                for Node { level, index, hash } in tree.push(leaf) {
                     if snapshot.get_raw(AUDIT_NODES, node_key(tenant, level, index))?.as_deref()
                         != Some(hash.as_slice())
                     {
@@ -214,10 +268,28 @@ fn check_tree(snapshot: &Snapshot, tenant: TenantId, head: &HeadRow) -> Result<T
     Ok(TreeCheck { tenant, size: tree.size(), root: Base64UrlUnpadded::encode_string(&tree.root()), faults })
 }
 
-fn check_entry(row: &EntryRow, tenant: TenantId, seq: u64, fault: &mut impl FnMut(String)) {
-    let Ok(leaf) = serde_json::from_str::<Leaf>(&row.leaf) else {
+/// Says what is wrong with an entry and gives the hash of its leaf; `None` when it holds neither leaf nor hash.
+fn check_entry(
+    row: &EntryRow,
+    tenant: TenantId,
+    seq: u64,
+    erased: u64,
+    fault: &mut impl FnMut(String),
+) -> Option<Hash> {
+    let Some(text) = &row.leaf else {
+        if seq >= erased {
+            fault(format!("entry {seq} was erased before its time"));
+        }
+        let hash = row.hash.as_deref().and_then(|h| Base64UrlUnpadded::decode_vec(h).ok()?.try_into().ok());
+        if hash.is_none() {
+            fault(format!("entry {seq} holds neither its content nor its hash"));
+        }
+        return hash;
+    };
+    let hash = merkle::leaf_hash(text.as_bytes());
+    let Ok(leaf) = serde_json::from_str::<Leaf>(text) else {
         fault(format!("entry {seq}: its leaf is not readable"));
-        return;
+        return Some(hash);
     };
     if leaf.seq != seq || leaf.tenant != tenant {
         fault(format!("entry {seq} says that it is entry {} of {}", leaf.seq, leaf.tenant));
@@ -228,4 +300,5 @@ fn check_entry(row: &EntryRow, tenant: TenantId, seq: u64, fault: &mut impl FnMu
     {
         fault(format!("entry {seq}: address or user agent were changed"));
     }
+    Some(hash)
 }

@@ -1,10 +1,10 @@
 //! Devices on the wire.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::model::{BlockCause, Device, DeviceState, PlanTier};
-use crate::gate::{Context, Nothing, Params, Query, Reply, Values};
+use crate::gate::{Context, Json, Nothing, Params, Query, Reply, Validate, Values};
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::{DeviceId, UserId};
 use crate::kernel::{Result, Timestamp};
@@ -129,4 +129,46 @@ pub async fn get(ctx: Context, _: Nothing) -> Result<Reply<DeviceView>> {
     let entry = ctx.device_entry(&ctx.path("device_id")?)?;
     let device = Device::clone(&entry.device());
     Ok(Reply::new(view(&ctx, device)))
+}
+
+/// What of a device a person may change.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DevicePatch {
+    /// For people; absent or null: as it is.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 128)]
+    device_name: Option<String>,
+}
+
+impl Validate for DevicePatch {
+    fn validate(&self, wrong: &mut Vec<FieldError>) {
+        if self.device_name.as_ref().is_some_and(|n| !(1..=128).contains(&n.chars().count())) {
+            let detail = "must have 1 to 128 characters".to_owned();
+            wrong.push(FieldError { pointer: "/device_name".to_owned(), detail });
+        }
+    }
+}
+
+/// `PATCH /v1/devices/{device_id}`
+pub async fn update(ctx: Context, Json(request): Json<DevicePatch>) -> Result<Reply<DeviceView>> {
+    let entry = ctx.device_entry(&ctx.path("device_id")?)?;
+    let (tenant, id, by) = (entry.tenant, entry.id.clone(), ctx.actor()?);
+    let device = match request.device_name {
+        Some(name) => ctx.services().iam.rename_device(tenant, id, name, by, ctx.origin().clone()).await?,
+        None => Device::clone(&entry.device()),
+    };
+    Ok(Reply::new(view(&ctx, device)))
+}
+
+/// Nothing.
+#[derive(Serialize, ToSchema)]
+pub struct Removed {}
+
+/// `DELETE /v1/devices/{device_id}`
+pub async fn remove(ctx: Context, _: Nothing) -> Result<Reply<Removed>> {
+    let entry = ctx.device_entry(&ctx.path("device_id")?)?;
+    let by = ctx.actor()?;
+    ctx.services().iam.delete_device(entry.tenant, entry.id.clone(), by, ctx.origin().clone()).await?;
+    Ok(Reply::empty())
 }

@@ -1,5 +1,6 @@
 //! What every heartbeat asks of a device, without a lock and without the disk.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 
@@ -24,6 +25,7 @@ pub struct DeviceEntry {
     /// Heartbeats of the last minute.
     pub rate: SlidingWindow,
     blocked: AtomicBool,
+    removed: AtomicBool,
     tier: AtomicU8,
     trial_expires_ms: AtomicI64,
     score: AtomicU8,
@@ -39,6 +41,7 @@ impl DeviceEntry {
             no: device.no,
             rate: SlidingWindow::default(),
             blocked: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
             tier: AtomicU8::new(0),
             trial_expires_ms: AtomicI64::new(0),
             score: AtomicU8::new(TrustScore::MAX.points()),
@@ -59,6 +62,11 @@ impl DeviceEntry {
     /// Whether it may only receive commands.
     pub fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Acquire)
+    }
+
+    /// Whether it was removed since this entry was handed out; one that comes back is another entry.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
     }
 
     /// Whether the trial is over and nothing is paid.
@@ -120,6 +128,32 @@ impl Index {
 
     pub fn len(&self) -> usize {
         self.by_name.len()
+    }
+
+    /// How many each tenant has.
+    pub fn tally(&self) -> HashMap<TenantId, usize> {
+        let mut counts = HashMap::new();
+        for (tenant, _) in self.by_name.pin().keys() {
+            *counts.entry(*tenant).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Forgets a device; who still holds the entry finds it removed. Only the writer calls this.
+    pub fn remove(&self, tenant: TenantId, id: &DeviceId) {
+        if let Some(entry) = self.by_name.pin().remove(&(tenant, id.clone())) {
+            entry.removed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Forgets those of a tenant and gives them back. Only the writer, or the start, calls this.
+    pub fn remove_tenant(&self, tenant: TenantId) -> Vec<Arc<DeviceEntry>> {
+        let pinned = self.by_name.pin();
+        let gone: Vec<_> = pinned.values().filter(|entry| entry.tenant == tenant).cloned().collect();
+        for entry in &gone {
+            self.remove(tenant, &entry.id);
+        }
+        gone
     }
 
     /// Only the writer calls this, so nobody else inserts between the look and the insertion.

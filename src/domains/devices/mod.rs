@@ -2,7 +2,8 @@
 //!
 //! A device's state lives in its row; the index holds what every heartbeat asks (blocked? trial over? how many this
 //! minute?) in atomics that only a commit changes. A blocked device stays blocked until somebody releases it: neither a
-//! new enrollment nor a restart does.
+//! new enrollment nor a restart does, nor its removal: of a removed device a [`Tombstone`] stays, by which one of the same
+//! name that comes back is told from a new one.
 
 pub mod api;
 mod index;
@@ -11,10 +12,11 @@ mod store;
 
 pub use index::DeviceEntry;
 pub use model::{BlockCause, Device, DeviceState, PlanTier, SensorsDeclared};
-pub use store::{Blocked, block, load, save, unblock};
+pub use store::{Blocked, Tombstone, block, load, remove, save, take_tombstone, tombstone, unblock};
 
 use std::sync::Arc;
 
+use crate::domains::tenants;
 use crate::kernel::ids::{DeviceId, DeviceNo, TenantId};
 use crate::kernel::{Kind, Refusal, Result, Timestamp, limits};
 use crate::store::{Snapshot, Store};
@@ -56,7 +58,13 @@ impl Devices {
     /// Reads every device of the data file into the index.
     pub fn rebuild(store: Store) -> Result<Self> {
         let index = Arc::new(index::Index::default());
-        index.rebuild(&store.read()?)?;
+        let snapshot = store.read()?;
+        index.rebuild(&snapshot)?;
+        // Rows of a deleted tenant are still being removed: nobody is to find them.
+        for (tenant, _) in tenants::going(&snapshot)? {
+            index.remove_tenant(tenant);
+        }
+        drop(snapshot);
         Ok(Self { store, index })
     }
 
@@ -82,6 +90,16 @@ impl Devices {
         self.index.len()
     }
 
+    /// How many each tenant has; looks at all of them.
+    pub fn tally(&self) -> std::collections::HashMap<TenantId, usize> {
+        self.index.tally()
+    }
+
+    /// Forgets the devices of a tenant whose deletion is durable, and gives them back. Only the writer calls this.
+    pub fn remove_tenant(&self, tenant: TenantId) -> Vec<Arc<DeviceEntry>> {
+        self.index.remove_tenant(tenant)
+    }
+
     /// The live entry of the device with this number; for start-up.
     pub fn by_no(&self) -> std::collections::HashMap<DeviceNo, Arc<DeviceEntry>> {
         self.entries().into_iter().map(|e| (e.no, e)).collect()
@@ -97,6 +115,12 @@ impl Devices {
     pub fn publish(&self, tx: &mut crate::store::Tx<'_>, device: Device) {
         let index = Arc::clone(&self.index);
         tx.after_commit(move || index.apply(device));
+    }
+
+    /// Lets the index forget `device` once its removal is durable.
+    fn forget(&self, tx: &mut crate::store::Tx<'_>, device: &Device) {
+        let (index, tenant, id) = (Arc::clone(&self.index), device.tenant, device.id.clone());
+        tx.after_commit(move || index.remove(tenant, &id));
     }
 
     /// The data file behind the registry.

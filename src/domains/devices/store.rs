@@ -1,11 +1,13 @@
 //! Device rows, and the two changes that matter most.
 
+use serde::{Deserialize, Serialize};
+
 use super::model::{BlockCause, Device, DeviceState};
 use super::{Devices, Page};
 use crate::kernel::ids::{DeviceId, TenantId};
 use crate::kernel::{Result, Timestamp};
-use crate::store::tables::{DEVICES, Key};
-use crate::store::{Snapshot, Tx, codec};
+use crate::store::tables::{DEVICE_TOMBSTONES, DEVICES, Key};
+use crate::store::{Row, Snapshot, Tx, codec};
 
 fn key(tenant: TenantId, id: &DeviceId) -> Key {
     Key::new().bytes(tenant.to_bytes()).text(id.as_str())
@@ -21,6 +23,59 @@ pub fn save(tx: &mut Tx<'_>, registry: &Devices, device: &Device) -> Result<()> 
     tx.put(DEVICES, key(device.tenant, &device.id), device)?;
     registry.publish(tx, device.clone());
     Ok(())
+}
+
+/// What stays of a removed device. Neither the trial nor a block ends by removing the device and enrolling it again, and
+/// the sequence of its commands goes on, because the device refuses a command that it takes for an old one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tombstone {
+    registered_at: Timestamp,
+    trial_expires_at: Timestamp,
+    command_seq: u64,
+    state: DeviceState,
+    /// When it was removed.
+    removed_at: Timestamp,
+}
+impl Row for Tombstone {}
+
+impl Tombstone {
+    /// The new device under the old name, with what outlasts a removal.
+    #[must_use]
+    pub fn returns_as(self, device: Device) -> Device {
+        Device {
+            registered_at: self.registered_at,
+            trial_expires_at: self.trial_expires_at,
+            command_seq: self.command_seq,
+            oldest_open_command_seq: self.command_seq.saturating_add(1),
+            state: self.state,
+            ..device
+        }
+    }
+}
+
+/// Removes a device's row and leaves its tombstone; the index forgets it after the commit.
+pub fn remove(tx: &mut Tx<'_>, registry: &Devices, device: &Device, now: Timestamp) -> Result<()> {
+    let stone = Tombstone {
+        registered_at: device.registered_at,
+        trial_expires_at: device.trial_expires_at,
+        command_seq: device.command_seq,
+        state: device.state.clone(),
+        removed_at: now,
+    };
+    tx.delete(DEVICES, key(device.tenant, &device.id))?;
+    tx.put(DEVICE_TOMBSTONES, key(device.tenant, &device.id), &stone)?;
+    registry.forget(tx, device);
+    Ok(())
+}
+
+/// What stayed of a device of this name, if one was removed.
+pub fn tombstone(tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId) -> Result<Option<Tombstone>> {
+    tx.get(DEVICE_TOMBSTONES, key(tenant, id))
+}
+
+/// Takes the tombstone away, once its device is back.
+pub fn take_tombstone(tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId) -> Result<()> {
+    tx.delete(DEVICE_TOMBSTONES, key(tenant, id)).map(drop)
 }
 
 /// Whether [`block`] changed anything.

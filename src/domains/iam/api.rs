@@ -1,7 +1,13 @@
 //! Logging in, enrolling, refreshing and sessions on the wire.
 
+pub mod enrollment_tokens;
 pub mod keys;
 pub mod mfa;
+pub mod passwords;
+pub mod roles;
+pub mod teams;
+pub mod tenants;
+pub mod users;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,5 +1,6 @@
 //! People in memory: what every request asks of its user. Fed by commits only.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -82,6 +83,11 @@ impl Directory {
         self.users.pin().get(&user).cloned()
     }
 
+    /// People of all tenants.
+    pub fn len(&self) -> usize {
+        self.users.len()
+    }
+
     fn permissions(&self, tenant: TenantId, facts: &Facts) -> PermissionSet {
         let roles = self.roles.pin();
         let start =
@@ -145,6 +151,15 @@ impl Directory {
                 entry.permissions.store(self.permissions(tenant, &facts).bits(), Ordering::Release);
             }
         }
+    }
+
+    /// How many people each tenant has.
+    pub fn tally(&self) -> HashMap<TenantId, usize> {
+        let mut counts = HashMap::new();
+        for entry in self.users.pin().values() {
+            *counts.entry(entry.tenant).or_default() += 1;
+        }
+        counts
     }
 
     /// Forgets everybody and every role of a tenant.

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use super::model::{Binding, EndCause, EnrollmentTokenRow};
 use super::session::{Proof, TokenPair};
-use super::{Iam, SessionEntry};
+use super::{Iam, SessionEntry, enrollment_tokens};
 use crate::crypto::{Jwk, OpaqueToken, TokenKind, sha256};
 use crate::domains::audit::{self, Action, NewEntry};
 use crate::domains::devices::{self, Device, DeviceState, PlanTier, SensorsDeclared};
-use crate::domains::tenants::{self, AttestationPolicy, TenantState};
+use crate::domains::tenants::{self, AttestationPolicy, EnrollmentPolicy, TenantState};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, DeviceNo, EnrollmentId, TenantId, UserId};
 use crate::kernel::rate::Quota;
 use crate::kernel::{Error, Kind, Random, Refusal, Result, Timestamp};
 use crate::store::Tx;
-use crate::store::tables::{ENROLLMENT_TOKENS, Key};
+use crate::store::tables::{ENROLLMENT_TOKEN_IDS, ENROLLMENT_TOKENS, Key};
 
 /// What a device says of itself.
 #[derive(Clone, Debug)]
@@ -45,7 +45,8 @@ pub enum EnrollmentBy {
     Token(String),
     /// A user's session with `devices:write`.
     User(Arc<SessionEntry>),
-    /// Nothing: the configuration names a tenant that is open.
+    /// Nothing: the configuration names a tenant, and that tenant's own policy says `open`, too. The one is the word of
+    /// who runs the box, the other of who answers for the tenant; neither can open it alone.
     Open,
 }
 
@@ -108,6 +109,10 @@ impl Iam {
                 return Err(Refusal::new(Kind::Forbidden, "device_limit_reached", detail).into());
             }
         }
+        let earlier = match known {
+            Some(_) => None,
+            None => devices::tombstone(tx, right.tenant, &wanted.device_id)?,
+        };
         let action = if known.is_some() { Action::DeviceReenrolled } else { Action::DeviceEnrolled };
         // From here on it writes, and nothing may refuse any more.
         right.spend(tx)?;
@@ -118,7 +123,14 @@ impl Iam {
             }
             None => {
                 let no = DeviceNo(tx.next_number("device_no")?);
-                registered(no, right.tenant, right.owner, wanted, now, inner.settings.trial)
+                let fresh = registered(no, right.tenant, right.owner, wanted, now, inner.settings.trial);
+                match earlier {
+                    Some(earlier) => {
+                        devices::take_tombstone(tx, right.tenant, &wanted.device_id)?;
+                        earlier.returns_as(fresh)
+                    }
+                    None => fresh,
+                }
             }
         };
         let proof = Proof { binding: wanted.binding.clone(), ..Proof::default() };
@@ -161,6 +173,9 @@ impl Iam {
             }),
             EnrollmentBy::Open => {
                 let tenant = self.inner.settings.open_tenant.ok_or_else(refused)?;
+                if tenants::load(tx, tenant)?.is_none_or(|t| t.enrollment != EnrollmentPolicy::Open) {
+                    return Err(refused());
+                }
                 let owner = super::setup::first_admin(tx, tenant)?.ok_or_else(refused)?;
                 let how = "open enrollment".to_owned();
                 Ok(Right { tenant, owner, owner_present: false, for_device: false, how, token: None })
@@ -225,6 +240,20 @@ pub(super) fn new_token(
     random: &Random,
     origin: &Origin,
 ) -> Result<String> {
+    let (token, _) = make_token(tx, tenant, owner, spec, now, random, origin)?;
+    Ok(token.expose().to_owned())
+}
+
+/// Writes an enrollment token, by its hash and by its id, with its audit entry.
+pub(super) fn make_token(
+    tx: &mut Tx<'_>,
+    tenant: TenantId,
+    owner: UserId,
+    spec: &TokenSpec,
+    now: Timestamp,
+    random: &Random,
+    origin: &Origin,
+) -> Result<(OpaqueToken, EnrollmentTokenRow)> {
     let token = OpaqueToken::generate(TokenKind::Enrollment, random);
     let row = EnrollmentTokenRow {
         id: EnrollmentId::generate(now, random),
@@ -238,9 +267,10 @@ pub(super) fn new_token(
         revoked: false,
     };
     tx.put(ENROLLMENT_TOKENS, Key::new().bytes(token.hash()), &row)?;
+    tx.put_raw(ENROLLMENT_TOKEN_IDS, enrollment_tokens::key(tenant, row.id), &token.hash())?;
     let entry = NewEntry::new(Action::EnrollmentTokenCreated, origin).user(owner).reason(row.id.to_string());
     audit::append(tx, tenant, now, random, &entry)?;
-    Ok(token.expose().to_owned())
+    Ok((token, row))
 }
 
 /// A right that was checked.

@@ -47,6 +47,7 @@ impl SessionEntry {
             2 => Some(EndCause::Revoked),
             3 => Some(EndCause::Replaced),
             4 => Some(EndCause::RefreshReused),
+            5 => Some(EndCause::DeviceRemoved),
             _ => None,
         }
     }
@@ -57,6 +58,7 @@ impl SessionEntry {
             EndCause::Revoked => 2,
             EndCause::Replaced => 3,
             EndCause::RefreshReused => 4,
+            EndCause::DeviceRemoved => 5,
         };
         self.ended.store(code, Ordering::Release);
     }

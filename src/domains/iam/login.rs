@@ -72,17 +72,23 @@ impl Iam {
             .inner
             .store
             .write(move |tx| {
-                let user = match &found {
+                // Nobody of a deleted tenant exists any more, though its rows may still be there.
+                let tenant = match &found {
+                    Some(user) => tenants::load(tx, user.tenant)?,
+                    None => None,
+                };
+                let found = found.as_ref().filter(|_| tenant.is_some());
+                let user = match found {
                     Some(user) => Self::load_user(tx, user.tenant, user.id)?,
                     None => None,
                 };
                 // Between the check and this moment the password may have been changed.
-                let unchanged = user.as_ref().map(|u| &u.password) == found.as_ref().map(|u| &u.password);
+                let unchanged = user.as_ref().map(|u| &u.password) == found.map(|u| &u.password);
                 let Some(mut user) = user.filter(|u| correct && unchanged && !u.disabled) else {
-                    this.note_failure(tx, found.as_ref(), &origin)?;
+                    this.note_failure(tx, found, &origin)?;
                     return Ok(Outcome::Wrong);
                 };
-                if tenants::load(tx, user.tenant)?.is_none_or(|t| t.state != TenantState::Active) {
+                if tenant.is_none_or(|t| t.state != TenantState::Active) {
                     return Ok(Outcome::Suspended);
                 }
                 let second_factor = match this.check_factor(tx, &user, otp.as_ref(), &origin)? {

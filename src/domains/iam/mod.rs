@@ -10,14 +10,20 @@ pub mod api;
 mod api_key;
 mod api_keys;
 mod argon_pool;
+mod authority;
 mod challenge;
 mod directory;
 mod enroll;
+mod enrollment_tokens;
+mod fleet;
 mod guesses;
 mod index;
 mod keys;
+mod links;
 mod login;
 mod model;
+mod names;
+mod operator;
 mod passkeys;
 pub mod password_policy;
 mod permission;
@@ -26,34 +32,48 @@ mod roles;
 mod second_factor;
 mod session;
 mod setup;
+mod sweep;
+mod teams;
+mod tenancy;
 mod token;
 mod users;
 
 pub use anonymous::AnonymousCaller;
 pub use api_key::{ApiKeyEntry, Bound, KeyKind, looks_like_api_key};
 pub use api_keys::{ApiKeyView, BoundView, IssuedKey, NewKey};
+pub use authority::Authority;
 pub use directory::UserEntry;
 pub use enroll::{Enrolled, Enrollment, EnrollmentBy, TokenSpec};
+pub use enrollment_tokens::{CreatedEnrollmentToken, EnrollmentTokenView};
 pub use index::{FRESH, SessionEntry};
-pub use keys::{load as load_keys, rotate as rotate_keys};
+pub use keys::{
+    KeyCustody, OutsideKeys, is_settled as keys_are_settled, load as load_keys, rotate as rotate_keys,
+    settle as settle_keys,
+};
+pub use links::OneTimeLink;
 pub use login::{Credentials, LoggedIn};
 pub use model::{Binding, EndCause, SessionView, User};
+pub use operator::{OperatorToken, OperatorUser, PasswordSet, SwitchedUser};
 pub use passkeys::{Attempt, Site};
 pub use permission::{Permission, PermissionSet, Role, RoleName};
+pub use roles::RoleView;
 pub use second_factor::{Evidence, Factors, PasskeyView, PendingTotp};
 pub use session::{Presenter, TokenPair};
 pub use setup::{FirstSecrets, set_up};
+pub use teams::{MemberView, TeamDetail, TeamView};
+pub use tenancy::{Counted, FirstAdmin, Made, NewAdmin, NewTenant, TenantChange};
 pub use token::{AccessClaims, DEVICE_SCOPE};
-pub use users::NewUser;
+pub use users::{CreatedUser, NewUser, UserChange, UserDetail};
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::crypto::keyring::KeyRing;
-use crate::crypto::{JwtPolicy, SealingKey, password};
+use crate::crypto::{JwtPolicy, SealingKey, hmac_sha256, password};
 use crate::domains::devices::Devices;
 use crate::domains::killswitch::KillSwitch;
-use crate::domains::tenants::Tenants;
+use crate::domains::signals::Signals;
+use crate::domains::tenants::{self, Tenants};
 use crate::kernel::ids::{DeviceId, SessionId, TenantId, UserId};
 use crate::kernel::{Clock, Random, Result};
 use crate::store::Store;
@@ -96,6 +116,7 @@ struct Inner {
     tenants: Tenants,
     devices: Devices,
     killswitch: KillSwitch,
+    signals: Signals,
     keys: KeyRing,
     clock: Clock,
     random: Random,
@@ -107,12 +128,14 @@ struct Inner {
     recovery_key: [u8; 32],
     sealing: Arc<SealingKey>,
     challenges: challenge::Challenges,
+    request_key: [u8; 32],
     sessions: index::Index,
     directory: directory::Directory,
     api_keys: api_key::Index,
     enroll_rates: papaya::HashMap<[u8; 32], Arc<crate::kernel::rate::SlidingWindow>>,
     anonymous: anonymous::Anonymous,
     argon: argon_pool::ArgonPool,
+    sweeping: sweep::Sweeping,
 }
 
 /// What identity is built from.
@@ -123,6 +146,8 @@ pub struct Parts {
     pub devices: Devices,
     /// For the lock that answers a stolen refresh token.
     pub killswitch: KillSwitch,
+    /// Forgets removed devices.
+    pub signals: Signals,
     /// Signs and verifies.
     pub keys: KeyRing,
     /// Derives the key of refresh tokens.
@@ -146,13 +171,19 @@ impl Iam {
         sessions.rebuild(&snapshot, parts.clock.now())?;
         directory.rebuild(&snapshot)?;
         api_keys.rebuild(&snapshot)?;
+        // Rows of a deleted tenant are still being removed: nobody is to find them.
+        for (tenant, _) in tenants::going(&snapshot)? {
+            sessions.remove_tenant(tenant);
+            directory.remove_tenant(tenant);
+            api_keys.remove_tenant(tenant);
+        }
         let password_cost = setup::password_cost(&snapshot)?;
         let lifetime_s = u32::try_from(parts.settings.access_ttl.as_secs()).unwrap_or(u32::MAX);
         let policy = JwtPolicy {
             issuer: parts.settings.issuer.clone(),
             audience: parts.settings.audience.clone(),
             typ: token::ACCESS_JWT_TYPE.to_owned(),
-            leeway_s: 30,
+            leeway_s: token::LEEWAY_S,
             max_lifetime_s: lifetime_s.max(900),
         };
         let anonymous = anonymous::Anonymous::rebuild(
@@ -173,6 +204,7 @@ impl Iam {
                 tenants: parts.tenants,
                 devices: parts.devices,
                 killswitch: parts.killswitch,
+                signals: parts.signals,
                 keys: parts.keys,
                 clock: parts.clock,
                 password_cost,
@@ -180,6 +212,7 @@ impl Iam {
                 api_key_key: parts.sealing.derive("api-key"),
                 recovery_key: parts.sealing.derive("recovery-code"),
                 challenges: challenge::Challenges::new(parts.sealing.derive("webauthn-challenge")),
+                request_key: parts.sealing.derive("request-hash"),
                 sealing: parts.sealing,
                 random: parts.random,
                 settings: parts.settings,
@@ -190,6 +223,7 @@ impl Iam {
                 enroll_rates: papaya::HashMap::new(),
                 anonymous,
                 argon: argon_pool::ArgonPool::for_this_machine()?,
+                sweeping: sweep::Sweeping::default(),
             }),
         })
     }
@@ -222,6 +256,12 @@ impl Iam {
     /// The living API key or instance token with this text.
     pub fn api_key(&self, text: &str) -> Option<Arc<ApiKeyEntry>> {
         self.inner.api_keys.verify(&self.inner.api_key_key, text, self.inner.clock.now())
+    }
+
+    /// A hash of a request by which its repeat is known. Keyed, because a request may hold a password, which whoever has
+    /// the data file alone must not be able to try out.
+    pub fn hash_of_request(&self, request: &[u8]) -> [u8; 32] {
+        hmac_sha256(&self.inner.request_key, request)
     }
 
     /// What a user's roles allow.

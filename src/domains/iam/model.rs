@@ -37,6 +37,9 @@ pub struct User {
     /// When the password was last set.
     #[serde(default)]
     pub password_changed_at: Option<Timestamp>,
+    /// SHA-256 of the one link that may set the password; a newer link takes the place of an older one.
+    #[serde(default)]
+    pub(super) link: Option<[u8; 32]>,
 }
 impl Row for User {}
 
@@ -74,6 +77,8 @@ pub enum EndCause {
     Replaced,
     /// An old refresh token came back.
     RefreshReused,
+    /// Its device was removed. One of the same name that comes back is another device: its socket is not for this one.
+    DeviceRemoved,
 }
 
 /// A stored session.

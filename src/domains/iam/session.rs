@@ -394,12 +394,16 @@ impl Iam {
         devices_too: bool,
         origin: &Origin,
     ) -> Result<usize> {
+        // Who owns a fleet has a session for each device: those are passed over here, not counted against the limit.
+        let mut candidates = Vec::new();
+        tx.visit(SESSIONS_BY_USER, &user_key(tenant, user), |place, _| {
+            let id = place.last_chunk::<16>().map(|b| SessionId::from_bytes(*b)).filter(|id| keep != Some(*id));
+            let wanted = |id: &SessionId| devices_too || self.session(*id).is_none_or(|s| s.device.is_none());
+            candidates.extend(id.filter(wanted));
+            Ok(candidates.len() < SESSIONS_ENDED_MAX)
+        })?;
         let mut ended = 0;
-        for (place, _) in tx.scan(SESSIONS_BY_USER, &user_key(tenant, user), SESSIONS_ENDED_MAX)? {
-            let Some(id) = place.last_chunk::<16>().map(|b| SessionId::from_bytes(*b)) else { continue };
-            if keep == Some(id) {
-                continue;
-            }
+        for id in candidates {
             let Some(row) = tx.get::<SessionRow>(SESSIONS, key(tenant, id))? else { continue };
             if row.ended.is_some() || (row.device.is_some() && !devices_too) {
                 continue;
@@ -418,16 +422,6 @@ impl Iam {
     pub async fn end_other_sessions(&self, by: &SessionEntry, devices_too: bool, origin: Origin) -> Result<usize> {
         let (this, tenant, user, keep) = (self.clone(), by.tenant, by.user, by.id);
         self.inner.store.write(move |tx| this.end_sessions_in(tx, tenant, user, Some(keep), devices_too, &origin)).await
-    }
-
-    /// Forgets sessions that can never come back and writes down when keys were last used; run from time to time.
-    pub fn sweep(&self) {
-        self.write_last_uses();
-        let now = self.inner.clock.now();
-        self.inner.sessions.sweep(now);
-        self.inner.challenges.sweep(now);
-        let quota = crate::kernel::rate::Quota::per_minute(self.inner.settings.enroll_per_minute);
-        self.inner.enroll_rates.pin().retain(|_, window| !window.is_idle(quota, now));
     }
 
     /// Reads one user's row inside a change.

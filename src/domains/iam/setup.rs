@@ -6,12 +6,12 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 use serde::{Deserialize, Serialize};
 
 use super::enroll::{TokenSpec, new_token};
-use super::keys;
+use super::keys::{self, KeyCustody};
 use super::model::User;
 use super::permission::{Role, RoleName};
-use crate::crypto::{SealingKey, Secret, password};
+use crate::crypto::{Secret, password};
 use crate::domains::audit::{self, Action, NewEntry};
-use crate::domains::tenants::{self, Tenant};
+use crate::domains::tenants::{self, EnrollmentPolicy, Tenant};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{TenantId, UserId};
 use crate::kernel::{Clock, Error, Random, Result};
@@ -62,14 +62,16 @@ pub(super) fn password_cost(snapshot: &Snapshot) -> Result<password::Params> {
     }))
 }
 
-/// Sets up an empty data file. `cost` is what a password hash may cost on this machine, from now on.
+/// Sets up an empty data file. `cost` is what a password hash may cost on this machine, from now on; `enrollment` is the
+/// first tenant's policy.
 ///
 /// # Errors
 /// When it is not empty: nothing is changed then.
 pub fn set_up(
     store: &Store,
-    sealing: SealingKey,
+    custody: KeyCustody,
     cost: password::Params,
+    enrollment: EnrollmentPolicy,
     clock: &Clock,
     random: &Random,
 ) -> Result<FirstSecrets> {
@@ -82,8 +84,9 @@ pub fn set_up(
             return Err(Error::internal("the data file is set up already"));
         }
         let origin = Origin::cli();
-        let tenant = Tenant::new(TenantId::generate(now, &random), "default", now);
+        let tenant = Tenant { enrollment, ..Tenant::new(TenantId::generate(now, &random), "default", now) };
         tenants::save(tx, None, &tenant)?;
+        tenants::set_first(tx, tenant.id)?;
         tx.put(META, Key::new().text(PASSWORD_COST), &CostRow::from(cost))?;
         let user = User {
             id: UserId::generate(now, &random),
@@ -97,9 +100,10 @@ pub fn set_up(
             disabled: false,
             created_at: now,
             password_changed_at: Some(now),
+            link: None,
         };
         save_user(tx, &user)?;
-        keys::create(tx, &sealing, now, &random)?;
+        keys::create(tx, &custody, now, &random)?;
         for (action, reason) in [
             (Action::ApplianceInitialized, "the data file was made"),
             (Action::TenantCreated, "the first tenant"),

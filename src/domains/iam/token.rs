@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use std::cell::Cell;
+
 use super::Iam;
 use super::model::{Binding, SessionRow, User};
 use crate::crypto::{Claims, JwtError, verify_genuine, verify_jwt};
@@ -10,6 +12,8 @@ use crate::kernel::ids::{DeviceId, SessionId, TenantId, TokenId, UserId};
 
 /// Header type of an access token (RFC 9068).
 pub(super) const ACCESS_JWT_TYPE: &str = "at+jwt";
+/// How far two clocks may differ, in seconds.
+pub(super) const LEEWAY_S: u32 = 30;
 /// What a device's token carries: never its owner's permissions.
 pub const DEVICE_SCOPE: &str = "device";
 
@@ -79,12 +83,24 @@ impl Iam {
     /// The first rule that the token breaks.
     pub fn verify_access(&self, token: &str) -> Result<AccessClaims, JwtError> {
         let inner = &self.inner;
-        let claims = verify_jwt(token, &|kid| inner.keys.verifier(kid), &inner.policy, inner.clock.now())?;
-        self.access_claims(&claims)
+        let now = inner.clock.now();
+        let accept_until = Cell::new(None);
+        let key_of = |kid: &str| {
+            let (key, until) = inner.keys.access_verifier(kid, now)?;
+            accept_until.set(until);
+            Some(key)
+        };
+        let claims = verify_jwt(token, &key_of, &inner.policy, now)?;
+        let mut claims = self.access_claims(&claims)?;
+        // Who remembers this token must not remember it for longer than its key counts.
+        if let Some(until) = accept_until.get() {
+            claims.expires_at = claims.expires_at.min(until);
+        }
+        Ok(claims)
     }
 
-    /// As [`Iam::verify_access`], but a token that was genuine and has only expired passes: for a blocked device that
-    /// comes back for its commands.
+    /// As [`Iam::verify_access`], but a token that was genuine and has only expired passes, also when its key was retired
+    /// meanwhile: for a blocked device that comes back for its commands.
     pub fn verify_access_even_expired(&self, token: &str) -> Result<AccessClaims, JwtError> {
         let inner = &self.inner;
         let claims = verify_genuine(token, &|kid| inner.keys.verifier(kid), &inner.policy, inner.clock.now())?;

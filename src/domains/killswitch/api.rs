@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Action, CommandView, NewCommand};
-use crate::crypto::sha256;
 use crate::gate::{Context, Json, Nothing, Params, Query, Reply, Validate, Values};
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::DeviceId;
@@ -87,14 +86,7 @@ pub async fn command(ctx: Context, Json(request): Json<CommandRequest>) -> Resul
     let by = ctx.actor()?;
     let mut new = NewCommand::new(request.action, request.reason.clone()).by(by);
     new.lifetime = Duration::from_secs(request.expires_in_s.unwrap_or(DEFAULT_LIFETIME_S));
-    let once = match ctx.idempotency_key() {
-        None => None,
-        Some(key) => {
-            let name = format!("{}\u{1f}command\u{1f}{device}\u{1f}{key}", by);
-            let body = serde_json::to_vec(&request).map_err(crate::kernel::Error::internal)?;
-            Some(super::Once { name: sha256(name.as_bytes()), body: sha256(&body) })
-        }
-    };
+    let once = ctx.once(&format!("command\u{1f}{device}"), &request)?;
     let view = ctx.services().killswitch.command(ctx.tenant()?, device, new, once, ctx.origin().clone()).await?;
     Ok(Reply::new(view))
 }

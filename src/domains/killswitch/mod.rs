@@ -245,6 +245,14 @@ impl KillSwitch {
         }
     }
 
+    /// Removes a device's commands in the caller's transaction; its socket is closed once that is durable.
+    pub fn forget(&self, tx: &mut Tx<'_>, device: &Device) -> Result<()> {
+        store::remove_all(tx, device)?;
+        let (hub, no) = (Arc::clone(&self.hub), device.no);
+        tx.after_commit(move || hub.send(no, Outgoing::Close(CloseReason::LoggedOut)));
+        Ok(())
+    }
+
     /// A signed notice: not stored, not acknowledged.
     pub fn notice(
         &self,

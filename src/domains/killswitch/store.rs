@@ -126,6 +126,19 @@ pub(super) fn check_room(tx: &mut Tx<'_>, device: &Device, now: Timestamp) -> Re
     Ok(())
 }
 
+/// Rows removed at a time.
+const REMOVED_AT_ONCE: usize = 1_000;
+
+/// Removes every command of a device, and what finds them.
+pub(super) fn remove_all(tx: &mut Tx<'_>, device: &Device) -> Result<()> {
+    let all = prefix(device.tenant, &device.id);
+    let Some(end) = all.end_of_prefix() else { return Ok(()) };
+    for table in [COMMANDS, COMMAND_IDS] {
+        while tx.delete_range(table, &all, &end, REMOVED_AT_ONCE)? == REMOVED_AT_ONCE {}
+    }
+    Ok(())
+}
+
 pub(super) struct Acknowledged {
     pub action: Action,
     pub status: Status,

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::cell::{Answer, Cell, LastSeq, Live, Published};
 use super::engine::{Assessment, Decision, Reading};
 use super::record::{Record, encode_live};
-use super::{Inner, device_blocked};
+use super::{Inner, device_blocked, device_removed};
 use crate::domains::audit::{self, NewEntry, ThreatLevel};
 use crate::domains::devices::{self, BlockCause, DeviceEntry, SensorsDeclared};
 use crate::domains::killswitch::{self, NewCommand, Notice, Outgoing};
@@ -48,6 +48,10 @@ impl store::Job for Job {
     fn run(&mut self, tx: &mut Tx<'_>) -> Result<()> {
         let cell = Arc::clone(&self.cell);
         let mut live = cell.live();
+        if self.entry.is_removed() {
+            self.result = Some(Err(device_removed().into()));
+            return Ok(());
+        }
         if self.entry.is_blocked() || live.block_pending {
             self.result = Some(Err(device_blocked().into()));
             return Ok(());

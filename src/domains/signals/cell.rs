@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::engine::{Assessment, Decision, DeviceEngine, Sensors};
-use crate::domains::devices::SensorsDeclared;
-use crate::kernel::ids::{DeviceNo, SessionId, SignalId, TenantId};
+use crate::domains::devices::{DeviceEntry, SensorsDeclared};
+use crate::kernel::ids::{DeviceId, DeviceNo, SessionId, SignalId, TenantId};
 use crate::kernel::{Timestamp, TrustScore};
 
 /// What a heartbeat is answered.
@@ -89,17 +89,20 @@ pub(super) const fn sensors_of(declared: SensorsDeclared) -> Sensors {
 pub(super) struct Cell {
     pub tenant: TenantId,
     pub no: DeviceNo,
+    /// For the row that says whether the device is still there.
+    pub id: DeviceId,
     live: Mutex<Live>,
     published: Mutex<Option<Published>>,
 }
 
 impl Cell {
-    pub fn new(tenant: TenantId, no: DeviceNo, sensors: SensorsDeclared) -> Self {
-        Self::with(tenant, no, Live::new(sensors))
+    pub fn new(entry: &DeviceEntry, sensors: SensorsDeclared) -> Self {
+        Self::with(entry, Live::new(sensors))
     }
 
-    pub fn with(tenant: TenantId, no: DeviceNo, live: Live) -> Self {
-        Self { tenant, no, live: Mutex::new(live), published: Mutex::new(None) }
+    pub fn with(entry: &DeviceEntry, live: Live) -> Self {
+        let id = entry.id.clone();
+        Self { tenant: entry.tenant, no: entry.no, id, live: Mutex::new(live), published: Mutex::new(None) }
     }
 
     /// For the writer, and for the one thread of the start-up.

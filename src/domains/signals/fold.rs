@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 use super::Inner;
 use super::cell::{Answer, Cell, LastSeq, Published};
 use super::record::{Record, decode_live, encode_live};
+use crate::domains::devices;
 use crate::kernel::{Error, Result};
 use crate::store::tables::{Key, META, SIGNAL_JOURNAL, SIGNAL_RINGS, trailing_number};
 use crate::store::{Housekeeping, Tx, journal, migrate};
@@ -57,6 +58,10 @@ impl Folding {
     }
 
     fn write(&mut self, tx: &mut Tx<'_>, cell: &Cell) -> Result<()> {
+        // Since its last reading the device may have been removed, perhaps by this very commit.
+        if devices::load(tx, cell.tenant, &cell.id)?.is_none_or(|device| device.no != cell.no) {
+            return Ok(());
+        }
         let mut live = cell.live();
         let through = tx.newest_journal_block();
         self.scratch.clear();
@@ -132,7 +137,7 @@ pub(super) fn restore(inner: &Inner) -> Result<()> {
         let Some(entry) = devices.get(&no) else { return Ok(true) };
         let live = decode_live(value)
             .map_err(|e| Error::Internal(format!("the rings of device {} are damaged: {e}", entry.id)))?;
-        cells.insert(no, Arc::new(Cell::with(entry.tenant, no, live)));
+        cells.insert(no, Arc::new(Cell::with(entry, live)));
         Ok(true)
     })?;
     let mark = snapshot.get_raw(META, Key::new().text(migrate::JOURNAL_FOLDED_THROUGH))?;
@@ -144,7 +149,7 @@ pub(super) fn restore(inner: &Inner) -> Result<()> {
             let record = Record::decode(&mut input)
                 .map_err(|e| Error::Internal(format!("journal block {} is damaged: {e}", block.number)))?;
             let Some(entry) = devices.get(&record.device) else { continue };
-            let fresh = || Arc::new(Cell::new(entry.tenant, entry.no, record.sensors));
+            let fresh = || Arc::new(Cell::new(entry, record.sensors));
             let cell = cells.get_or_insert_with(entry.no, fresh);
             let mut live = cell.live();
             if block.number <= live.folded_through {

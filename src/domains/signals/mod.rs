@@ -19,12 +19,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::domains::devices::{DeviceEntry, Devices};
+use crate::domains::devices::{Device, DeviceEntry, Devices};
 use crate::domains::killswitch::KillSwitch;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceNo, SessionId, SignalId, TokenId};
 use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result};
-use crate::store::Store;
+use crate::store::tables::{Key, SIGNAL_RINGS};
+use crate::store::{Store, Tx};
 use cell::Cell;
 use engine::Policy;
 
@@ -106,6 +107,9 @@ impl Signals {
         beat: Heartbeat,
         origin: Origin,
     ) -> Result<Answer> {
+        if entry.is_removed() {
+            return Err(device_removed().into());
+        }
         let device = entry.device();
         let now = self.inner.clock.now();
         let (reply, answer) = oneshot::channel();
@@ -128,12 +132,26 @@ impl Signals {
         answer.await.unwrap_or(Err(Error::OutcomeUnknown))
     }
 
+    /// Removes a device's rings in the caller's transaction; what is in memory goes once that is durable. Readings in the
+    /// journal stay for their time and are skipped by whoever replays it.
+    pub fn forget(&self, tx: &mut Tx<'_>, device: &Device) -> Result<()> {
+        tx.delete(SIGNAL_RINGS, Key::new().bytes(device.tenant.to_bytes()).number(device.no.0))?;
+        let (this, no) = (self.clone(), device.no);
+        tx.after_commit(move || this.drop_cell(no));
+        Ok(())
+    }
+
+    /// Forgets what is in memory of a removed device.
+    pub fn drop_cell(&self, device: DeviceNo) {
+        self.inner.cells.pin().remove(&device);
+    }
+
     fn cell(&self, entry: &DeviceEntry) -> Arc<Cell> {
         let pinned = self.inner.cells.pin();
         match pinned.get(&entry.no) {
             Some(cell) => Arc::clone(cell),
             None => {
-                let fresh = || Arc::new(Cell::new(entry.tenant, entry.no, entry.device().sensors));
+                let fresh = || Arc::new(Cell::new(entry, entry.device().sensors));
                 Arc::clone(pinned.get_or_insert_with(entry.no, fresh))
             }
         }
@@ -170,6 +188,11 @@ impl Signals {
     pub fn killswitch(&self) -> &KillSwitch {
         &self.inner.killswitch
     }
+}
+
+/// 401: the device was removed while the heartbeat was under way.
+fn device_removed() -> Refusal {
+    Refusal::new(Kind::Unauthenticated, "unauthenticated", "The device was removed. Enroll it again.")
 }
 
 /// 423: the device is blocked.

@@ -9,12 +9,12 @@ mod store;
 
 pub use index::TenantEntry;
 pub use model::{AttestationPolicy, EnrollmentPolicy, KillSwitchEngaged, Retention, Tenant, TenantState};
-pub use store::{first, load, save};
+pub use store::{check_name, check_room, first, going, load, mark_purged, save, set_first, with_audit_retention};
 
 use std::sync::Arc;
 
 use crate::kernel::ids::TenantId;
-use crate::kernel::{Kind, Refusal, Result};
+use crate::kernel::{Kind, Refusal, Result, limits};
 use crate::store::tables::TENANTS;
 use crate::store::{Snapshot, Store};
 
@@ -55,6 +55,16 @@ impl Tenants {
         Ok(found.filter(|t| !t.is_deleted()))
     }
 
+    /// Living tenants behind `after`, oldest first, and the one to go on after when there are more.
+    pub fn page(snapshot: &Snapshot, after: Option<TenantId>, limit: usize) -> Result<(Vec<Tenant>, Option<TenantId>)> {
+        let limit = limit.clamp(1, limits::PAGE_MAX);
+        let mut found = store::page(snapshot, after, limit)?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = if more { found.last().map(|t| t.id) } else { None };
+        Ok((found, next))
+    }
+
     /// The first tenant that was made: the one that `init` set up.
     pub fn first(snapshot: &Snapshot) -> Result<Option<Tenant>> {
         Self::find(snapshot, None)
@@ -62,6 +72,11 @@ impl Tenants {
 
     /// The tenant of this id or name; the first one when none is named.
     pub fn find(snapshot: &Snapshot, wanted: Option<&str>) -> Result<Option<Tenant>> {
+        if wanted.is_none()
+            && let Some(first) = store::first_noted(snapshot)?
+        {
+            return Ok(Some(first));
+        }
         let mut found = None;
         snapshot.visit(TENANTS, &[], None, |_, value| {
             let tenant: Tenant = crate::store::codec::decode(value)?;

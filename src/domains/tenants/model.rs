@@ -13,7 +13,8 @@ pub enum EnrollmentPolicy {
     /// Who holds an enrollment token, or a user with `devices:write`.
     #[default]
     Token,
-    /// Everybody on the network; the configuration names the one tenant for which this may be.
+    /// Everybody on the network. It takes two to open a tenant: this policy, and the configuration
+    /// (`enrollment.open_tenant`) that names the tenant; for any other tenant this is the same as `token`.
     Open,
 }
 
@@ -56,6 +57,9 @@ pub enum TenantState {
     Deleted {
         /// Since when.
         at: Timestamp,
+        /// Whether all of its rows are gone.
+        #[serde(default)]
+        purged: bool,
     },
 }
 

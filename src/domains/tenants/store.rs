@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::Tenants;
-use super::model::Tenant;
-use crate::kernel::Result;
+use super::model::{Tenant, TenantState};
 use crate::kernel::ids::TenantId;
-use crate::store::Tx;
-use crate::store::tables::{Key, TENANTS};
+use crate::kernel::{Kind, Refusal, Result, Timestamp};
+use crate::store::tables::{Key, META, TENANTS};
+use crate::store::{Snapshot, Tx, codec};
 
 pub(super) fn key(id: TenantId) -> Key {
     Key::new().bytes(id.to_bytes())
@@ -18,11 +18,111 @@ pub fn load(tx: &mut Tx<'_>, id: TenantId) -> Result<Option<Tenant>> {
     Ok(tx.get(TENANTS, key(id))?.filter(|t: &Tenant| !t.is_deleted()))
 }
 
+/// Under which the id of the first tenant stands in the table of single values. The order of ids does not say it: they
+/// are made by a clock that may have been set back, and two of one millisecond sort by chance.
+const FIRST: &str = "first_tenant";
+
+fn id_of(bytes: &[u8]) -> Option<TenantId> {
+    bytes.first_chunk::<16>().map(|bytes| TenantId::from_bytes(*bytes))
+}
+
+/// Remembers which tenant `init` made.
+pub fn set_first(tx: &mut Tx<'_>, id: TenantId) -> Result<()> {
+    tx.put_raw(META, Key::new().text(FIRST), &id.to_bytes())
+}
+
 /// The first tenant that was made, inside a change: whose log holds what belongs to no tenant. It cannot be deleted.
 pub fn first(tx: &mut Tx<'_>) -> Result<Option<TenantId>> {
-    let found = tx.scan(TENANTS, &Key::new(), 1)?;
-    let id = found.first().and_then(|(key, _)| key.first_chunk::<16>());
-    Ok(id.map(|bytes| TenantId::from_bytes(*bytes)))
+    if let Some(id) = tx.get_raw(META, Key::new().text(FIRST))? {
+        return Ok(id_of(&id));
+    }
+    // A data file from before this was noted.
+    Ok(tx.scan(TENANTS, &Key::new(), 1)?.first().and_then(|(key, _)| id_of(key)))
+}
+
+/// [`first`] for readers.
+pub(super) fn first_noted(snapshot: &Snapshot) -> Result<Option<Tenant>> {
+    match snapshot.get_raw(META, Key::new().text(FIRST))?.as_deref().and_then(id_of) {
+        Some(id) => snapshot.get(TENANTS, key(id)),
+        None => Ok(None),
+    }
+}
+
+/// Tenants that the appliance may ever have had: a look through all of them must stay a small thing.
+const TENANTS_MAX: usize = 10_000;
+
+/// Refuses a name that another living tenant bears, in whatever case.
+///
+/// # Errors
+/// 409 `name_taken`.
+pub fn check_name(tx: &mut Tx<'_>, name: &str, but: Option<TenantId>) -> Result<()> {
+    let wanted = name.to_lowercase();
+    for (_, value) in tx.scan(TENANTS, &Key::new(), TENANTS_MAX)? {
+        let tenant: Tenant = codec::decode(&value)?;
+        if !tenant.is_deleted() && Some(tenant.id) != but && tenant.name.to_lowercase() == wanted {
+            let detail = "A tenant of this name exists. Choose another name.";
+            return Err(Refusal::new(Kind::Conflict, "name_taken", detail).into());
+        }
+    }
+    Ok(())
+}
+
+/// Refuses another tenant where there have been too many.
+///
+/// # Errors
+/// 409 `tenant_limit_reached`.
+pub fn check_room(tx: &mut Tx<'_>) -> Result<()> {
+    if tx.scan(TENANTS, &Key::new(), TENANTS_MAX)?.len() < TENANTS_MAX {
+        return Ok(());
+    }
+    let detail = "The appliance has had 10000 tenants and takes no more.";
+    Err(Refusal::new(Kind::Conflict, "tenant_limit_reached", detail).into())
+}
+
+/// Remembers that every row of a deleted tenant is gone.
+pub fn mark_purged(tx: &mut Tx<'_>, id: TenantId) -> Result<()> {
+    let Some(mut tenant) = tx.get::<Tenant>(TENANTS, key(id))? else { return Ok(()) };
+    if let TenantState::Deleted { purged, .. } = &mut tenant.state {
+        *purged = true;
+        tx.put(TENANTS, key(id), &tenant)?;
+    }
+    Ok(())
+}
+
+/// Deleted tenants whose rows are not all gone yet, and since when each is deleted.
+pub fn going(snapshot: &Snapshot) -> Result<Vec<(TenantId, Timestamp)>> {
+    let mut out = Vec::new();
+    snapshot.rows::<Tenant>(TENANTS, |_, tenant| {
+        if let TenantState::Deleted { at, purged: false } = tenant.state {
+            out.push((tenant.id, at));
+        }
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+/// Tenants whose log is kept for a time, deleted ones among them, with the days.
+pub fn with_audit_retention(snapshot: &Snapshot) -> Result<Vec<(TenantId, u32)>> {
+    let mut out = Vec::new();
+    snapshot.rows::<Tenant>(TENANTS, |_, tenant| {
+        out.extend(tenant.retention.audit_days.map(|days| (tenant.id, days)));
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+/// Living tenants behind `after`, in the order of their making, one more than `limit` when there are more.
+pub(super) fn page(snapshot: &Snapshot, after: Option<TenantId>, limit: usize) -> Result<Vec<Tenant>> {
+    let from = after.map_or_else(Key::new, |id| key(id).byte(0));
+    let mut out = Vec::new();
+    snapshot.visit(TENANTS, from.as_ref(), None, |_, value| {
+        let tenant: Tenant = codec::decode(value)?;
+        if !tenant.is_deleted() {
+            out.push(tenant);
+        }
+        Ok(out.len() <= limit)
+    })?;
+    Ok(out)
 }
 
 /// Writes a tenant; feeds the index of `registry` after the commit, where there is one yet.

@@ -70,7 +70,7 @@ async fn a_restart_keeps_keys_and_their_last_use() -> Done {
     assert_eq!(get(&server, "/v1/api-keys", &whole).await?.status, 200);
     let written = || stored_rows(&server).is_ok_and(|rows| text(&rows[0], "last_used_ip") == "127.0.0.1");
     assert!(!written(), "a use costs no commit");
-    server.app().services.iam.sweep();
+    server.app().services.iam.sweep().await;
     assert!(eventually(written).await, "the sweep writes it down");
     server.clock.advance(MINUTE);
     server.restart().await?;

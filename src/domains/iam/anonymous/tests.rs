@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::crypto::keyring::KeySet;
+use crate::crypto::keyring::{Access, KeySet, Published};
 use crate::crypto::{SealingKey, SigningKey};
 use crate::domains::devices::Devices;
 use crate::domains::iam::model::SessionRow;
 use crate::domains::iam::{self, Iam};
 use crate::domains::killswitch::KillSwitch;
+use crate::domains::signals::{self, Signals};
 use crate::domains::tenants::Tenants;
 use crate::kernel::Clock;
 use crate::kernel::ids::{SessionId, TenantId, UserId};
@@ -246,8 +247,8 @@ struct World {
 
 fn keys() -> KeyRing {
     let key = SigningKey::generate(&Random::seeded(1));
-    let public = vec![key.verifying().to_jwk()];
-    KeyRing::new(KeySet::new(key, public).unwrap())
+    let published = vec![Published { jwk: key.verifying().to_jwk(), access: Access::Open }];
+    KeyRing::new(KeySet::new(Arc::new(key), published).unwrap())
 }
 
 fn world(path: &Path, settings: Settings, now: Timestamp) -> World {
@@ -419,8 +420,24 @@ fn an_access_token_is_no_anonymous_token_and_the_other_way_round() {
     let devices = Devices::rebuild(store).unwrap();
     let keys = keys();
     let day = Duration::from_secs(86_400);
+    let killswitch = KillSwitch::new(tenants.clone(), devices.clone(), keys.clone(), clock.clone(), random.clone());
+    let signals = Signals::rebuild(
+        devices.clone(),
+        killswitch.clone(),
+        clock.clone(),
+        random.clone(),
+        signals::Settings {
+            next_heartbeat: day,
+            policy: signals::engine::Policy::default(),
+            retention: day,
+            checkpoint_bytes: 1 << 20,
+        },
+        Arc::new(|_| {}),
+    )
+    .unwrap();
     let iam = Iam::rebuild(iam::Parts {
-        killswitch: KillSwitch::new(tenants.clone(), devices.clone(), keys.clone(), clock.clone(), random.clone()),
+        killswitch,
+        signals,
         tenants,
         devices,
         keys,

@@ -6,14 +6,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Ended, length};
-use crate::crypto::sha256;
 use crate::domains::iam::api_keys::{ApiKeyView, BoundView, IssuedKey, NewKey, OVERLAP_MAX};
 use crate::domains::iam::{Bound, KeyKind, Permission, PermissionSet};
 use crate::gate::{Context, Json, Nothing, Params, Query, Reply, Validate, Values};
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::ApiKeyId;
 use crate::kernel::network::Network;
-use crate::kernel::{Error, Refusal, Result, Timestamp};
+use crate::kernel::{Refusal, Result, Timestamp};
 use crate::list_of;
 use crate::store::idempotency::Once;
 
@@ -161,14 +160,6 @@ impl Params for PageQuery {
     }
 }
 
-/// What tells a repeat of this request, where it bears an `Idempotency-Key`.
-fn once(ctx: &Context, noun: &str, request: &impl Serialize) -> Result<Option<Once>> {
-    let Some(key) = ctx.idempotency_key() else { return Ok(None) };
-    let name = format!("{}\u{1f}{noun}\u{1f}{key}", ctx.actor()?);
-    let body = serde_json::to_vec(request).map_err(Error::internal)?;
-    Ok(Some(Once { name: sha256(name.as_bytes()), body: sha256(&body) }))
-}
-
 async fn page(ctx: &Context, kind: KeyKind, query: &PageQuery) -> Result<Reply<ApiKeyList>> {
     let (data, next) = ctx.services().iam.api_keys(ctx.tenant()?, kind, query.cursor, query.limit).await?;
     Ok(Reply::new(ApiKeyList { data, next_cursor: next.map(|id| id.to_string()) }))
@@ -193,7 +184,7 @@ pub async fn list(ctx: Context, Query(query): Query<PageQuery>) -> Result<Reply<
 
 /// `POST /v1/api-keys`
 pub async fn create_key(ctx: Context, Json(request): Json<ApiKeyRequest>) -> Result<Reply<IssuedApiKey>> {
-    let once = once(&ctx, "api_key", &request)?;
+    let once = ctx.once("api_key", &request)?;
     let new = NewKey {
         scopes: set_of(&request.scopes),
         name: request.name,
@@ -237,7 +228,7 @@ impl Validate for RotateRequest {
 /// `POST /v1/api-keys/{key_id}/rotate`
 pub async fn rotate(ctx: Context, Json(request): Json<RotateRequest>) -> Result<Reply<IssuedApiKey>> {
     let (tenant, by, id): (_, _, ApiKeyId) = (ctx.tenant()?, ctx.user()?.id(), ctx.path("key_id")?);
-    let once = once(&ctx, &format!("api_key_rotate {id}"), &request)?;
+    let once = ctx.once(&format!("api_key_rotate {id}"), &request)?;
     let overlap = Duration::from_secs(request.overlap_s.unwrap_or(OVERLAP_S_DEFAULT));
     let issued = ctx.services().iam.rotate_api_key(tenant, by, id, overlap, once, ctx.origin().clone()).await?;
     Ok(Reply::new(issued.into()))
@@ -250,7 +241,7 @@ pub async fn list_tokens(ctx: Context, Query(query): Query<PageQuery>) -> Result
 
 /// `POST /v1/instance-tokens`
 pub async fn create_token(ctx: Context, Json(request): Json<InstanceTokenRequest>) -> Result<Reply<IssuedApiKey>> {
-    let once = once(&ctx, "instance_token", &request)?;
+    let once = ctx.once("instance_token", &request)?;
     let bound = match (request.bound.integration, request.bound.devices) {
         (Some(name), None) => Bound::Integration(name),
         (None, Some(devices)) => Bound::Devices(devices.into_iter().collect()),

@@ -1,0 +1,1 @@
+//! Apple App Attest.

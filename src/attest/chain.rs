@@ -1,0 +1,1 @@
+//! Certificate chains of attestations.

@@ -1,0 +1,1 @@
+//! JWT and JWS cases of the command line.

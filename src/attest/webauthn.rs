@@ -1,0 +1,1 @@
+//! Attestation statements of WebAuthn.
