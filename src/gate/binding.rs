@@ -20,7 +20,7 @@ pub(super) struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// Whether the client speaks DPoP: then it is told the nonce for its next proof.
+    /// Whether the client shows a DPoP proof.
     pub fn bears_proof(&self) -> bool {
         self.headers.contains_key("dpop")
     }
@@ -77,11 +77,18 @@ impl Gate {
     /// The key that a request without a token proves to have: tokens that it asks for are bound to it.
     ///
     /// # Errors
-    /// 401 `invalid_dpop_proof` or `use_dpop_nonce` when it shows a proof that does not hold.
-    pub(super) fn proven_key(&self, head: Head<'_>, facts: &Facts) -> Result<Option<Binding>, Refusal> {
+    /// 401 `invalid_dpop_proof` or `use_dpop_nonce` when it shows a proof that does not hold; 429 when its network has
+    /// failed too often, before the signature is checked.
+    pub(super) fn proven_key(&self, head: Head<'_>, facts: &Facts) -> crate::kernel::Result<Option<Binding>> {
         if head.bears_proof() {
-            let proofs = head.headers.get_all("dpop");
-            let proof = self.proofs.check(proofs, head.method, &head.url(), None, None, self.clock.now())?;
+            let (proofs, now) = (head.headers.get_all("dpop"), self.clock.now());
+            self.authenticator.check_budget(facts.ip, now)?;
+            let proof =
+                self.proofs.check(proofs, head.method, &head.url(), None, None, now).inspect_err(|refusal| {
+                    if refusal.code == super::dpop::INVALID_DPOP_PROOF {
+                        self.limiter.auth_failed(facts.ip, now);
+                    }
+                })?;
             return Ok(Some(Binding::Dpop(proof.thumbprint)));
         }
         Ok(facts.certificate.map(|hash| Binding::Certificate(Base64UrlUnpadded::encode_string(&hash))))

@@ -146,6 +146,10 @@ impl Gate {
             self.finish(&mut answer, &facts, &extras);
             return answer;
         }
+        // Who speaks DPoP is told the nonce for its next proof, on an upgrade, too.
+        if request.headers().contains_key("dpop") {
+            extras.dpop_nonce = Some(self.proofs.nonce(self.clock.now()));
+        }
         let (row, response) = match router.find(request.method().as_str(), request.uri().path()) {
             Found::Row(route, index, path) => {
                 // The ways in are public, and their answers carry tokens (RFC 6749, section 5.1).
@@ -202,14 +206,10 @@ impl Gate {
             return Err(Refusal::new(Kind::Unavailable, "shutting_down", detail).retry_after_s(5).into());
         }
         let head = Head { method: parts.method.as_str(), uri: &parts.uri, headers: &parts.headers };
-        if head.bears_proof() {
-            extras.dpop_nonce = Some(self.proofs.nonce(self.clock.now()));
-        }
-        let caller = self.authenticate(route.access, head, facts).inspect_err(|problem| {
-            if problem.status == 429 {
-                extras.rate = Some(self.limiter.auth_budget(facts.ip, self.clock.now()));
-            }
-        })?;
+        let out_of_budget =
+            |problem: &Problem| (problem.status == 429).then(|| self.limiter.auth_budget(facts.ip, self.clock.now()));
+        let caller =
+            self.authenticate(route.access, head, facts).inspect_err(|problem| extras.rate = out_of_budget(problem))?;
         let caller = match (route.access, caller) {
             (Access::Anonymous(_), Caller::Public) => self.admit_anonymous(head, facts, extras)?,
             (_, caller) => {
@@ -218,9 +218,14 @@ impl Gate {
             }
         };
         authorize(route.access, &caller, self.clock.now())?;
-        // Behind the rate: a proof costs a signature check, and here anybody may bring one.
+        // Behind the rate: a proof costs a signature check, and here anybody may bring one. Bad ones have a budget.
         let asks_for_tokens = matches!(caller, Caller::Public) && route.verb == Verb::Post;
-        let proven_key = if asks_for_tokens { self.proven_key(head, facts)? } else { None };
+        let proven_key = if asks_for_tokens {
+            let proven = self.proven_key(head, facts).map_err(Problem::from);
+            proven.inspect_err(|problem| extras.rate = out_of_budget(problem).or(extras.rate))?
+        } else {
+            None
+        };
         let body = match route.body_max {
             0 => Bytes::new(),
             max => self.read_body(body, &parts.headers, max).await?,

@@ -5,11 +5,12 @@ use std::time::Duration;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use blockremote::client::{HttpClient, Response};
 use blockremote::crypto::Secret;
-use blockremote::domains::iam::{NewUser, TokenSpec};
+use blockremote::domains::iam::{NewUser, TokenSpec, User};
 use blockremote::domains::tenants::{self, Tenant};
 use blockremote::kernel::Random;
 use blockremote::kernel::context::Origin;
-use blockremote::kernel::ids::TenantId;
+use blockremote::kernel::ids::{TenantId, UserId};
+use blockremote::store::tables::{Key, USERS};
 use blockremote::testkit::{Fault, Server, text};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -95,6 +96,19 @@ pub async fn log_in(server: &Server, name: &str) -> Result<Value, Fault> {
     let answer = server.client()?.post("/v1/auth/login", None, &login).await?;
     answer.success()?;
     Ok(answer.json()?)
+}
+
+/// Writes into a person's row that they are shut out. What is in memory of them learns it at the next start.
+pub async fn disable(server: &Server, tenant: TenantId, user: UserId) -> Done {
+    let place = Key::new().bytes(tenant.to_bytes()).bytes(user.to_bytes());
+    let change = move |tx: &mut blockremote::store::Tx<'_>| {
+        let row: Option<User> = tx.get(USERS, &place)?;
+        let mut row = row.ok_or_else(blockremote::kernel::Refusal::not_found)?;
+        row.disabled = true;
+        tx.put(USERS, &place, &row)
+    };
+    server.app().services.store.write(change).await?;
+    Ok(())
 }
 
 /// A token that enrolls devices into a tenant; `device` binds it to that one, and then it is good for one use.

@@ -139,7 +139,7 @@ async fn who_has_no_genuine_token_is_sent_away_after_the_upgrade() {
         let stream = endpoint.connect().await.unwrap();
         match tokio_tungstenite::client_async(request, stream).await {
             Ok((stream, _)) => {
-                let (texts, code) = Raw { stream, selected: None }.rest().await;
+                let (texts, code) = Raw { stream, selected: None, headers: hyper::HeaderMap::new() }.rest().await;
                 assert_eq!((texts.len(), code), (0, 1008), "{protocols:?}");
             }
             // The client's library minds when no subprotocol is selected; the server has upgraded all the same.

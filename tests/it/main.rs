@@ -4,11 +4,14 @@
 
 #![expect(clippy::indexing_slicing, reason = "tests")]
 
+mod anonymous;
 mod api_keys;
 mod bad_input;
+mod bound_tokens;
 mod cli;
 mod client_certificates;
 mod common;
+mod cookies;
 mod durability;
 mod enrollment_tokens;
 mod heartbeat;
@@ -18,13 +21,18 @@ mod killswitch;
 mod matrix;
 mod openapi;
 mod operator;
+mod passkeys;
 mod passwords;
 mod people;
 mod refresh;
 mod roles;
+mod second_factors;
+mod sessions;
 mod signing_keys;
+mod tenant_switch;
 mod tenants;
 mod tidy;
 mod tokens;
 mod users;
+mod wire;
 mod world;

@@ -18,7 +18,7 @@ pub(super) const LIFETIME: Duration = Duration::from_secs(5 * 60);
 const USED_MAX: usize = 100_000;
 const NONCE_LEN: usize = 16;
 const TAG_LEN: usize = 16;
-pub(super) const CHALLENGE_LEN: usize = NONCE_LEN + 8 + TAG_LEN;
+const CHALLENGE_LEN: usize = NONCE_LEN + 8 + TAG_LEN;
 
 /// Makes and takes challenges.
 pub(super) struct Challenges {
@@ -27,6 +27,7 @@ pub(super) struct Challenges {
 }
 
 impl Challenges {
+    /// `key` must be a fresh one of this process: which challenges were used is forgotten with it.
     pub fn new(key: [u8; 32]) -> Self {
         Self { key, used: Mutex::default() }
     }
@@ -45,6 +46,9 @@ impl Challenges {
 
     /// Whether this challenge was made here for this purpose and has not ended; it may have been used.
     pub fn is_genuine(&self, challenge: &[u8], purpose: &str, now: Timestamp) -> bool {
+        if challenge.len() != CHALLENGE_LEN {
+            return false;
+        }
         let Some((nonce, rest)) = challenge.split_first_chunk::<NONCE_LEN>() else { return false };
         let Some((end, tag)) = rest.split_first_chunk::<8>() else { return false };
         let expected = self.tag(nonce, end, purpose);
@@ -100,7 +104,7 @@ mod tests {
             }
             assert!(!genuine(&altered, "login\u{1f}box.lan", now), "byte {i}");
         }
-        assert!(!genuine(&challenge[..CHALLENGE_LEN - 1], "login\u{1f}box.lan", now));
+        assert!(!genuine(challenge.get(..CHALLENGE_LEN - 1).unwrap(), "login\u{1f}box.lan", now));
         assert!(!Challenges::new([8; 32]).is_genuine(&challenge, "login\u{1f}box.lan", now));
         assert!(challenges.take(&challenge, now).unwrap());
         assert!(!challenges.take(&challenge, now).unwrap(), "a second time");

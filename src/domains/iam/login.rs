@@ -13,6 +13,9 @@ use crate::kernel::{Kind, Refusal, Result};
 use crate::store::Tx;
 use crate::store::tables::{Key, USER_NAMES};
 
+/// The code of the demand for a second factor; it is no failure.
+const MFA_REQUIRED: &str = "mfa_required";
+
 /// What a person shows.
 pub struct Credentials {
     /// Unique on the appliance; upper and lower case are the same.
@@ -163,6 +166,6 @@ fn mfa_required(methods: &[&str]) -> Refusal {
     let detail =
         "The password is right. Send it again with otp, a code of the second factor, or log in with a passkey.";
     let extra = serde_json::json!({ "methods": methods });
-    let refusal = Refusal::new(Kind::Unauthenticated, "mfa_required", detail);
+    let refusal = Refusal::new(Kind::Unauthenticated, MFA_REQUIRED, detail);
     Refusal { extra: extra.as_object().cloned().map(Box::new), ..refusal }
 }

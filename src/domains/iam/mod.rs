@@ -211,7 +211,9 @@ impl Iam {
                 refresh_key: parts.sealing.derive("refresh-token"),
                 api_key_key: parts.sealing.derive("api-key"),
                 recovery_key: parts.sealing.derive("recovery-code"),
-                challenges: challenge::Challenges::new(parts.sealing.derive("webauthn-challenge")),
+                // A key of this process: which challenges were used is known to this process only, so those of an
+                // earlier one must not count.
+                challenges: challenge::Challenges::new(parts.random.bytes()),
                 request_key: parts.sealing.derive("request-hash"),
                 sealing: parts.sealing,
                 random: parts.random,

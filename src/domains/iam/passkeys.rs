@@ -40,8 +40,8 @@ pub struct Site {
 }
 
 impl Site {
-    /// The site behind `host`, which may end in a port; `None` for what is no host name. `fixed` is the id that the
-    /// configuration sets: the host must be it or lie below it.
+    /// The site behind `host`, which may end in a port; `None` for an address and for what is no host name. `fixed` is
+    /// the id that the configuration sets: the host must be it or lie below it.
     pub fn of(host: &str, fixed: Option<&str>) -> Option<Self> {
         let name = match host.rsplit_once(':') {
             Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => name,
@@ -49,7 +49,7 @@ impl Site {
         };
         let name = name.to_ascii_lowercase();
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        if name.is_empty() || name.len() > 253 || !name.bytes().all(fits) {
+        if name.is_empty() || name.len() > 253 || !name.bytes().all(fits) || is_address(&name) {
             return None;
         }
         let origin = format!("https://{}", host.to_ascii_lowercase().trim_end_matches(":443"));
@@ -60,6 +60,15 @@ impl Site {
         };
         Some(Self { rp_id, origin })
     }
+}
+
+/// Whether browsers read a host as an IPv4 address, in whatever spelling: its last label is a number (URL standard,
+/// "ends in a number"). The id of a relying party is a domain, so no browser would make a passkey for one.
+fn is_address(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let hexadecimal = last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    hexadecimal || (!last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// What an authenticator made of a challenge, decoded.
@@ -406,6 +415,13 @@ mod tests {
             ("evilbox.lan", Some("box.lan"), None),
             ("other.lan", Some("box.lan"), None),
             ("[::1]:8443", None, None),
+            ("127.0.0.1:8443", None, None),
+            ("10.0.0.1.", None, None),
+            ("0x7f.1", None, None),
+            ("2130706433", None, None),
+            ("127.0.0.1", Some("127.0.0.1"), None),
+            ("10.0.0.1.nip.lan", None, Some(("10.0.0.1.nip.lan", "https://10.0.0.1.nip.lan"))),
+            ("box7", None, Some(("box7", "https://box7"))),
             ("", None, None),
             ("a b", None, None),
         ] {

@@ -438,7 +438,8 @@ fn holder(row: &SessionRow, device: Option<&Device>, presenter: &Presenter) -> R
         return Ok(row.binding.is_some().then(|| Fingerprint::of_session(row.id, shown)));
     };
     if row.binding.is_some() && row.binding != presenter.key {
-        return Ok(Some(Fingerprint::of_device(&device.id, &device.platform, shown)));
+        // A session's fingerprint is no device's: whatever key the device was enrolled with, this one does not fit.
+        return Ok(Some(Fingerprint::of_session(row.id, shown)));
     }
     let Some((id, platform)) = &presenter.claimed else { return Ok(None) };
     Ok(Some(Fingerprint::of_device(id, platform, thumbprint_of(device)?.as_deref())))

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::crypto::keyring::KeyRing;
 use crate::domains::audit::{self, NewEntry, ThreatLevel};
 use crate::domains::devices::{self, BlockCause, Blocked, Device, DeviceEntry, Devices};
-use crate::domains::tenants::Tenants;
+use crate::domains::tenants::{self, Tenants};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{CommandId, DeviceId, TenantId, UserId};
 use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result, Timestamp};
@@ -108,7 +108,8 @@ impl KillSwitch {
     /// works, or a released phone that stays locked, would be a lie.
     ///
     /// # Errors
-    /// `not_found`; `too_many_commands` while a hundred of them are unfinished.
+    /// `not_found`; `too_many_commands` while a hundred of them are unfinished; 403 `kill_switch_engaged` for `UNLOCK`
+    /// while the switch of the tenant holds every device.
     ///
     /// A repeat with the same idempotency key gets the first answer and does nothing.
     pub async fn command(
@@ -130,6 +131,9 @@ impl KillSwitch {
                 }
                 let mut device = devices::load(tx, tenant, &device)?.ok_or_else(Refusal::not_found)?;
                 store::check_room(tx, &device, now)?;
+                if new.action == Action::Unlock {
+                    check_release(tx, tenant)?;
+                }
                 let view = this.issue(tx, &mut device, &new, &origin)?;
                 if new.action.locks()
                     && devices::block(&mut device, BlockCause::Command, &new.reason, now) == Blocked::Now
@@ -150,7 +154,8 @@ impl KillSwitch {
     /// Releases a blocked device and tells it so. The engine's memory of the device is reset by whoever owns it.
     ///
     /// # Errors
-    /// `not_found`; `not_blocked` (409) when there is nothing to release.
+    /// `not_found`; `not_blocked` (409) when there is nothing to release; `kill_switch_engaged` (403) while the switch of
+    /// the tenant holds every device.
     pub async fn unblock(
         &self,
         tenant: TenantId,
@@ -163,6 +168,7 @@ impl KillSwitch {
         self.store
             .write(move |tx| {
                 let mut device = devices::load(tx, tenant, &device)?.ok_or_else(Refusal::not_found)?;
+                check_release(tx, tenant)?;
                 if !device.is_blocked() {
                     return Err(Refusal::new(
                         Kind::Conflict,
@@ -290,4 +296,14 @@ impl KillSwitch {
         let now: Timestamp = self.clock.now();
         self.store.read_with(move |s| store::page(s, tenant, &device, before, limit, now)).await
     }
+}
+
+/// While the switch of a tenant holds every device, none is released by itself: its phone would open although it still
+/// may not act.
+fn check_release(tx: &mut Tx<'_>, tenant: TenantId) -> Result<()> {
+    if tenants::load(tx, tenant)?.is_some_and(|t| t.kill_switch.is_some()) {
+        let detail = "The kill switch of the tenant is engaged: release it first (PUT /v1/kill-switch).";
+        return Err(Refusal::new(Kind::Forbidden, "kill_switch_engaged", detail).into());
+    }
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use blockremote::client::Endpoint;
 use blockremote::testkit::text;
 use futures_util::{SinkExt, StreamExt};
-use hyper::header::{HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -21,6 +21,8 @@ pub(crate) struct Raw {
     pub(crate) stream: WebSocketStream<TlsStream<TcpStream>>,
     /// The subprotocol that the server selected.
     pub(crate) selected: Option<String>,
+    /// The headers of the upgrade's answer.
+    pub(crate) headers: HeaderMap,
 }
 
 impl Raw {
@@ -35,7 +37,8 @@ impl Raw {
         match tokio_tungstenite::client_async(request, stream).await {
             Ok((stream, response)) => {
                 let selected = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
-                Ok(Self { stream, selected: selected.map(|v| v.to_str().unwrap().to_owned()) })
+                let selected = selected.map(|v| v.to_str().unwrap().to_owned());
+                Ok(Self { stream, selected, headers: response.headers().clone() })
             }
             Err(WsError::Http(response)) => {
                 let body: Value =

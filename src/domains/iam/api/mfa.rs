@@ -280,6 +280,11 @@ pub struct Verified {
 pub async fn verify(ctx: Context, Json(request): Json<VerifyRequest>) -> Result<Reply<Verified>> {
     let caller = ctx.user()?;
     let iam = &ctx.services().iam;
+    // Before the try is taken: what cannot be read is no wrong proof.
+    let by_passkey = match request.credential {
+        Some(credential) => Some((site(&ctx)?, attempt(credential)?)),
+        None => None,
+    };
     let account = caller.id().to_string();
     let (ip, origin) = (ctx.origin().ip, ctx.origin().clone());
     let decision = ctx.limiter().login_try(&account, ip, ctx.now());
@@ -288,9 +293,8 @@ pub async fn verify(ctx: Context, Json(request): Json<VerifyRequest>) -> Result<
         let detail = "Too many wrong proofs from this address. Wait, then try again.";
         return Err(Refusal::new(Kind::RateLimited, "rate_limited", detail).retry_after_s(decision.reset_s).into());
     }
-    let outcome = match (request.otp, request.password, request.credential) {
-        (_, _, Some(credential)) => {
-            let (site, attempt) = (site(&ctx)?, attempt(credential)?);
+    let outcome = match (request.otp, request.password, by_passkey) {
+        (_, _, Some((site, attempt))) => {
             iam.passkey_step_up(&caller.session, site, attempt, origin).await.map(|()| true)
         }
         (Some(code), _, _) => iam.step_up(&caller.session, Evidence::Code(code), origin).await,
