@@ -143,6 +143,17 @@ impl Limiter {
         }
     }
 
+    /// As [`Limiter::login_try`], for a proof within a session: who bears a session is no stranger, so the account as a
+    /// whole is not asked. [`Limiter::proof_taken`] gives the try back.
+    pub fn proof_try(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) -> Decision {
+        self.login_log(account, ip, now).admit(Quota::per_minute(self.quotas.login_failures), now)
+    }
+
+    /// The proof was no failure.
+    pub fn proof_taken(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) {
+        self.login_log(account, ip, now).give_back();
+    }
+
     /// The try opened the account.
     pub fn login_succeeded(&self, account: &str, ip: Option<IpAddr>, now: Timestamp) {
         self.login_log(account, ip, now).give_back();

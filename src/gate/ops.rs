@@ -115,7 +115,11 @@ pub async fn metrics(ctx: Context, _: Nothing) -> Result<Reply<Document>> {
     use std::sync::atomic::Ordering::Relaxed;
     let services = ctx.services();
     let state = services.store.state();
+    let anonymous = services.iam.anonymous().figures().windows;
     ctx.metrics.set_gauges(&crate::observe::Gauges {
+        anonymous_tokens: anonymous.tokens as u64,
+        anonymous_networks: anonymous.networks as u64,
+        anonymous_evictions: anonymous.token_evictions,
         write_queue: state.queued.load(Relaxed),
         devices: services.devices.count() as u64,
         sessions: services.iam.session_count() as u64,

@@ -33,6 +33,12 @@ pub struct Gauges {
     pub store_bytes: u64,
     /// Whether the disk has failed.
     pub store_failed: bool,
+    /// Anonymous callers that are counted.
+    pub anonymous_tokens: u64,
+    /// Their networks.
+    pub anonymous_networks: u64,
+    /// Live counters of anonymous callers that were pushed out by newer ones, since the start.
+    pub anonymous_evictions: u64,
 }
 
 /// One route's name and method, in the order of the route table.
@@ -52,7 +58,7 @@ pub struct Metrics {
     commit_jobs: Histogram,
     ws_handshake: Histogram,
     refreshes: Family<RefreshLabels, Counter>,
-    gauges: [Gauge<u64, AtomicU64>; 6],
+    gauges: [Gauge<u64, AtomicU64>; 9],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -110,7 +116,7 @@ impl Metrics {
             "Refresh tokens presented, by what came of it",
             refreshes.clone(),
         );
-        let gauges: [Gauge<u64, AtomicU64>; 6] = Default::default();
+        let gauges: [Gauge<u64, AtomicU64>; 9] = Default::default();
         let names = [
             ("blockremote_store_queue_writes", "Changes and heartbeats that wait for the writer"),
             ("blockremote_devices", "Enrolled devices"),
@@ -118,6 +124,12 @@ impl Metrics {
             ("blockremote_ws_sockets", "Open kill-switch sockets"),
             ("blockremote_store_size_bytes", "Size of the data file"),
             ("blockremote_store_failed", "1 when the disk has failed and nothing more is written"),
+            ("blockremote_anonymous_tokens", "Anonymous callers that are counted"),
+            ("blockremote_anonymous_networks", "Networks of anonymous callers that are counted"),
+            (
+                "blockremote_anonymous_evictions",
+                "Counters of anonymous callers pushed out by newer ones since the start",
+            ),
         ];
         for ((name, help), gauge) in names.into_iter().zip(&gauges) {
             registry.register(name, help, gauge.clone());
@@ -165,8 +177,17 @@ impl Metrics {
 
     /// Takes over what is read at the moment of a scrape.
     pub fn set_gauges(&self, now: &Gauges) {
-        let values =
-            [now.write_queue, now.devices, now.sessions, now.sockets, now.store_bytes, u64::from(now.store_failed)];
+        let values = [
+            now.write_queue,
+            now.devices,
+            now.sessions,
+            now.sockets,
+            now.store_bytes,
+            u64::from(now.store_failed),
+            now.anonymous_tokens,
+            now.anonymous_networks,
+            now.anonymous_evictions,
+        ];
         for (gauge, value) in self.gauges.iter().zip(values) {
             gauge.set(value);
         }

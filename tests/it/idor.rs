@@ -17,9 +17,11 @@ use hyper::header::HeaderMap;
 use serde_json::{Value, json};
 
 use crate::common::{
-    Done, add_user, body, enrollment, enrollment_token, log_in, new_tenant, password_of, second_tenant, send,
+    DAY, Done, add_user, body, enrollment, enrollment_token, log_in, new_tenant, password_of, second_tenant, send,
 };
 use crate::killswitch::raw::Raw;
+use crate::people;
+use crate::world::second_factor::{authenticator, set_up_passkey};
 use crate::world::{Call, Who, World, promised, public_rows};
 
 /// A parameter of a path: what names nothing, what cannot name anything, and (in [`make`]) how one comes to be.
@@ -33,6 +35,12 @@ const KINDS: &[Kind] = &[
     Kind { name: "device_id", absent: "NOBODY", malformed: "not%20a%20name" },
     Kind { name: "command_id", absent: "cmd_00000000-0000-7000-8000-000000000000", malformed: "cmd_x" },
     Kind { name: "session_id", absent: "ses_00000000-0000-7000-8000-000000000000", malformed: "ses_x" },
+    Kind { name: "passkey_id", absent: "pky_00000000-0000-7000-8000-000000000000", malformed: "pky_x" },
+    Kind { name: "key_id", absent: "key_00000000-0000-7000-8000-000000000000", malformed: "key_x" },
+    Kind { name: "user_id", absent: "usr_00000000-0000-7000-8000-000000000000", malformed: "usr_x" },
+    Kind { name: "role_id", absent: "rol_00000000-0000-7000-8000-000000000000", malformed: "rol_x" },
+    Kind { name: "team_id", absent: "tea_00000000-0000-7000-8000-000000000000", malformed: "tea_x" },
+    Kind { name: "token_id", absent: "enr_00000000-0000-7000-8000-000000000000", malformed: "enr_x" },
     Kind { name: "tenant_id", absent: "ten_00000000-0000-7000-8000-000000000000", malformed: "ten_x" },
 ];
 
@@ -93,6 +101,35 @@ impl Party {
                 "session_id" if self.username == server.admin.username => text(&server.login().await?, "session_id"),
                 "session_id" => text(&log_in(server, &self.username).await?, "session_id"),
                 "tenant_id" => new_tenant(server, &format!("made {} {}", self.username, self.next)).await?.to_string(),
+                "passkey_id" => {
+                    let made = set_up_passkey(server, &self.admin, &mut authenticator(server)).await?;
+                    text(&made["passkey"], "id")
+                }
+                "key_id" => {
+                    let expires_at = server.clock.now().plus(DAY).to_string();
+                    let mut new = json!({ "name": "made", "scopes": ["devices:read"], "expires_at": expires_at });
+                    let of_instances = route.path.starts_with("/v1/instance-tokens");
+                    if of_instances {
+                        new["bound"] = json!({ "integration": "made" });
+                    }
+                    let path = if of_instances { "/v1/instance-tokens" } else { "/v1/api-keys" };
+                    self.made_by(server, path, &new).await?
+                }
+                "user_id" => {
+                    let name = format!("made {} {}", self.username, self.next);
+                    let id = people::person(server, self.tenant, &name, "viewer").await?.to_string();
+                    if let (Verb::Delete, Some((_, team))) = (route.verb, made.first()) {
+                        let place = format!("/v1/teams/{team}/members/{id}");
+                        people::done(server, &self.admin, "PUT", &place, Value::Null).await?;
+                    }
+                    id
+                }
+                "role_id" => {
+                    let name = format!("made {}", self.next);
+                    people::role(server, self.tenant, &name, &["devices:read"]).await?
+                }
+                "team_id" => people::team(server, self.tenant, &format!("made {}", self.next)).await?,
+                "token_id" => people::token(server, self.tenant).await?,
                 other => return Err(format!("nothing makes a {other}: write it").into()),
             };
             made.push((kind.name, id));
@@ -100,13 +137,26 @@ impl Party {
         Ok(made)
     }
 
+    async fn made_by(&self, server: &Server, path: &str, new: &Value) -> Result<String, Fault> {
+        let answer = server.client()?.post(path, Some(&self.admin), new).await?;
+        answer.success()?;
+        Ok(text(&answer.json()?, "id"))
+    }
+
     /// Removes what was made: the innermost object that can be removed by itself, or else what it lies in.
-    async fn delete(&self, server: &Server, ids: &Ids) -> Done {
+    async fn delete(&self, server: &Server, route: &Route, ids: &Ids) -> Done {
         let (kind, id) = ids.first().ok_or("there is nothing to remove")?;
         let path = match *kind {
             "device_id" => format!("/v1/devices/{id}"),
             "session_id" => format!("/v1/me/sessions/{id}"),
             "tenant_id" => format!("/v1/tenants/{id}"),
+            "passkey_id" => format!("/v1/me/mfa/passkeys/{id}"),
+            "key_id" if route.path.starts_with("/v1/instance-tokens") => format!("/v1/instance-tokens/{id}"),
+            "key_id" => format!("/v1/api-keys/{id}"),
+            "user_id" => format!("/v1/users/{id}"),
+            "role_id" => format!("/v1/roles/{id}"),
+            "team_id" => format!("/v1/teams/{id}"),
+            "token_id" => format!("/v1/enrollment-tokens/{id}"),
             other => return Err(format!("nothing removes a {other}: write it").into()),
         };
         let bearer = format!("Bearer {}", self.admin);
@@ -203,10 +253,12 @@ async fn an_object_of_others_and_none_at_all_are_the_same_answer_on_every_row() 
         let mine = own.make(&world.server, route).await?;
         let theirs = neighbour.make(&world.server, route).await?;
         let gone = own.make(&world.server, route).await?;
-        own.delete(&world.server, &gone).await?;
+        own.delete(&world.server, route, &gone).await?;
         // A tenant is nobody's but the appliance's, whose administrator sees all of them.
         let of_tenant = kinds.iter().all(|k| k.name != "tenant_id");
-        let mut hidden = vec![path(route, &gone)];
+        // A revoked enrollment token stays to be seen, as what it is.
+        let goes = kinds.iter().all(|k| k.name != "token_id");
+        let mut hidden: Vec<String> = goes.then(|| path(route, &gone)).into_iter().collect();
         if of_tenant {
             hidden.push(path(route, &theirs));
         }
@@ -216,7 +268,10 @@ async fn an_object_of_others_and_none_at_all_are_the_same_answer_on_every_row() 
         }
         if let [(outer, device), (inner, _)] = mine.as_slice() {
             // Own, but not of the device that the path names; and another tenant's within an own device.
-            for other in [own.make(&world.server, route).await?, theirs.clone()] {
+            // A person belongs to the tenant and not to a team.
+            let stands_alone = *inner == "user_id";
+            let sibling = if stands_alone { None } else { Some(own.make(&world.server, route).await?) };
+            for other in sibling.into_iter().chain([theirs.clone()]) {
                 let strange = other.get(1).map(|(_, id)| id.clone()).unwrap_or_default();
                 hidden.push(path(route, &[(*outer, device.clone()), (*inner, strange)]));
             }

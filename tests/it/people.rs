@@ -64,7 +64,7 @@ pub async fn team(server: &Server, tenant: TenantId, name: &str) -> Result<Strin
 }
 
 /// An enrollment token, made behind the gate; gives its id.
-async fn token(server: &Server, tenant: TenantId) -> Result<String, Fault> {
+pub async fn token(server: &Server, tenant: TenantId) -> Result<String, Fault> {
     let spec = TokenSpec { lifetime: DAY, uses_max: None, device: None };
     let iam = &server.app().services.iam;
     let made = iam.create_enrollment_token(tenant, spec, almighty(), None, Origin::cli()).await?;
@@ -75,20 +75,6 @@ async fn link_for(server: &Server, tenant: TenantId, user: UserId) -> Result<Str
     let iam = &server.app().services.iam;
     let link = iam.new_password_link(tenant, user, almighty(), None, Origin::cli()).await?;
     Ok(link.token.unwrap_or_default())
-}
-
-/// Parameters of paths: name, an id that nobody has, the id of something of this tenant's.
-pub async fn of_another_tenant(
-    server: &Server,
-    tenant: TenantId,
-) -> Result<[(&'static str, String, String); 4], Fault> {
-    let nobody = |prefix: &str| format!("{prefix}_00000000-0000-7000-8000-000000000000");
-    Ok([
-        ("{user_id}", nobody("usr"), person(server, tenant, "their person", "viewer").await?.to_string()),
-        ("{role_id}", nobody("rol"), role(server, tenant, "their role", &["devices:read"]).await?),
-        ("{team_id}", nobody("tea"), team(server, tenant, "their team").await?),
-        ("{token_id}", nobody("enr"), token(server, tenant).await?),
-    ])
 }
 
 /// What must stand in the log after these rows.
@@ -133,7 +119,7 @@ pub async fn recipe(world: &mut World, route: &Route, who: Who) -> Result<Option
             Call { token, ..Call::of(route.path, body) }
         }
         (Verb::Get, "/v1/users" | "/v1/teams" | "/v1/roles" | "/v1/enrollment-tokens") => Call::get(route.path),
-        (Verb::Post, "/v1/users") => Call::of(route.path, json!({ "username": name, "roles": ["viewer"] })),
+        (Verb::Post, "/v1/users") => Call::of(route.path, json!({ "username": name, "roles": [] })),
         (Verb::Delete, "/v1/users/{user_id}/sessions") => {
             let login = add_user(server, tenant, &name, "viewer").await?;
             Call::get(&at("{user_id}", &text(&login["user"], "id")))

@@ -144,7 +144,7 @@ async fn a_tenant_is_made_with_an_administrator_who_logs_in_and_sees_only_it() -
     server.clock.advance(MINUTE);
     let wanted = json!({
         "name": "Acme",
-        "admin": { "username": "boss", "password": "a good password" },
+        "admin": { "username": "boss", "password": "seven lanterns by the quiet harbour" },
         "attestation": "required",
         "locale": "de-CH",
         "retention": { "audit_days": 90 },
@@ -167,7 +167,7 @@ async fn a_tenant_is_made_with_an_administrator_who_logs_in_and_sees_only_it() -
     ] {
         assert_eq!(made[member], value, "{member}");
     }
-    let boss = login(&server, "Boss", "a good password").await?;
+    let boss = login(&server, "Boss", "seven lanterns by the quiet harbour").await?;
     assert_eq!(body(&boss)["user"]["id"], made["admin"]["id"]);
     let mut boss = Caller { client: server.client()?, token: text(&body(&boss), "access_token") };
     assert_eq!(body(&boss.get("/v1/me").await?)["tenant"], made["id"]);
@@ -196,7 +196,7 @@ async fn a_name_is_taken_in_whatever_case_and_a_refused_tenant_leaves_nothing() 
     let server = Server::start().await?;
     let mut admin = Caller::admin(&server).await?;
     let before = actions_of(&server, first_tenant(&server).await?).await?.len();
-    let other = json!({ "username": "ADMIN", "password": "a good password" });
+    let other = json!({ "username": "ADMIN", "password": "seven lanterns by the quiet harbour" });
     for (wanted, status, code) in [
         (json!({ "name": "DeFault" }), 409, "name_taken"),
         (json!({ "name": "Acme", "admin": other }), 409, "username_taken"),
@@ -212,7 +212,11 @@ async fn a_name_is_taken_in_whatever_case_and_a_refused_tenant_leaves_nothing() 
         (json!({ "name": "Acme", "enrollment": "closed" }), 422, "invalid_request"),
         (json!({ "name": "Acme", "retention": { "audit_days": 0 } }), 422, "invalid_request"),
         (json!({ "name": "Acme", "retention": { "days": 1 } }), 422, "invalid_request"),
-        (json!({ "name": "Acme", "admin": { "username": "boss" } }), 422, "invalid_request"),
+        (
+            json!({ "name": "Acme", "admin": { "password": "seven lanterns by the quiet harbour" } }),
+            422,
+            "invalid_request",
+        ),
         (json!({ "name": "Acme", "admin": { "username": "boss", "password": "short" } }), 422, "invalid_request"),
         (json!({ "name": "Acme", "owner": "me" }), 422, "invalid_request"),
     ] {
@@ -224,13 +228,34 @@ async fn a_name_is_taken_in_whatever_case_and_a_refused_tenant_leaves_nothing() 
     Ok(())
 }
 
+/// Who runs the appliance need not know the passwords of its tenants.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_administrator_may_choose_the_password_by_an_invitation() -> Done {
+    let server = Server::start().await?;
+    let mut admin = Caller::admin(&server).await?;
+    let wanted = json!({ "name": "Acme", "admin": { "username": "boss" } });
+    let made: Value = admin.post("/v1/tenants", &wanted).await?.json()?;
+    let token = text(&made["admin"]["invitation"], "token");
+    assert!(token.starts_with("brl_"), "{made}");
+    let password = "seven lanterns by the quiet harbour";
+    assert_refused(&login(&server, "boss", password).await?, 401, "invalid_credentials");
+    let chosen = json!({ "token": token, "password": password });
+    let mut client = server.client()?;
+    assert_eq!(client.post("/v1/auth/password", None, &chosen).await?.status, 204);
+    let boss: Value = login(&server, "boss", password).await?.json()?;
+    assert_eq!(boss["user"]["roles"], json!(["admin"]));
+    assert_refused(&client.post("/v1/auth/password", None, &chosen).await?, 401, "link_invalid");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_making_makes_one_tenant() -> Done {
     let server = Server::start().await?;
     let mut admin = Caller::admin(&server).await?;
     let bearer = format!("Bearer {}", admin.token);
     let headers = [("authorization", bearer.as_str()), ("idempotency-key", "once")];
-    let wanted = json!({ "name": "Acme", "admin": { "username": "boss", "password": "a good password" } });
+    let wanted =
+        json!({ "name": "Acme", "admin": { "username": "boss", "password": "seven lanterns by the quiet harbour" } });
     let first = send(&mut admin.client, Method::POST, "/v1/tenants", &headers, &wanted).await?;
     let again = send(&mut admin.client, Method::POST, "/v1/tenants", &headers, &wanted).await?;
     assert_eq!((first.status, again.status, body(&first)), (201, 201, body(&again)));
@@ -406,9 +431,10 @@ async fn a_deleted_tenant_is_gone_at_once_its_rows_soon_and_its_log_never() -> D
     assert!(actions_of(&server, first_tenant(&server).await?).await?.iter().any(|a| a == "tenant_deleted"));
     assert_sound(&server)?;
     // Its name, and the names of its people, are free again.
-    let wanted = json!({ "name": "ACME", "admin": { "username": "acme", "password": "a good password" } });
+    let wanted =
+        json!({ "name": "ACME", "admin": { "username": "acme", "password": "seven lanterns by the quiet harbour" } });
     assert_eq!(admin.post("/v1/tenants", &wanted).await?.status, 201);
-    assert_eq!(login(&server, "acme", "a good password").await?.status, 200);
+    assert_eq!(login(&server, "acme", "seven lanterns by the quiet harbour").await?.status, 200);
 
     // The journal still holds its readings: replaying them brings nothing back.
     server.restart().await?;

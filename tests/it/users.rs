@@ -448,7 +448,7 @@ async fn who_is_deleted_leaves_nothing_but_the_log() -> Done {
     let place = Key::new().bytes(tenant.to_bytes()).bytes(user.to_bytes());
     let owner = Key::new().bytes(blockremote::crypto::sha256(b"credential"));
     let factors = json!({ "user": id, "tenant": tenant, "passkeys": [{ "id": "pky_00000000-0000-7000-8000-000000000000",
-        "name": "key", "credential_id": "Y3JlZGVudGlhbA", "public_key": "", "sign_count": 0, "backup_eligible": false,
+        "name": "key", "rp_id": "box.lan", "credential_id": "Y3JlZGVudGlhbA", "public_key": "", "sign_count": 0, "backup_eligible": false,
         "created_at": "2026-01-01T00:00:00Z", "last_used_at": null }] });
     let mut row = vec![1];
     row.extend(factors.to_string().into_bytes());

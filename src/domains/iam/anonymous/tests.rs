@@ -467,10 +467,7 @@ fn an_access_token_is_no_anonymous_token_and_the_other_way_round() {
         "device": "BR-1",
         "created_at": at(0),
         "last_refresh_at": at(0),
-        "family": {
-            "generation": 1, "salt": "", "rotated_at": null, "expires_at": at(0), "absolute_expires_at": at(0),
-            "fingerprint": "",
-        },
+        "family": { "generation": 1, "salt": "", "expires_at": at(0), "absolute_expires_at": at(0), "fingerprint": "" },
     }))
     .unwrap();
     let access = iam.mint_device(&session, &"BR-1".parse().unwrap());

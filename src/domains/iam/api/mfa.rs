@@ -287,7 +287,7 @@ pub async fn verify(ctx: Context, Json(request): Json<VerifyRequest>) -> Result<
     };
     let account = caller.id().to_string();
     let (ip, origin) = (ctx.origin().ip, ctx.origin().clone());
-    let decision = ctx.limiter().login_try(&account, ip, ctx.now());
+    let decision = ctx.limiter().proof_try(&account, ip, ctx.now());
     if !decision.admitted {
         ctx.decided(decision);
         let detail = "Too many wrong proofs from this address. Wait, then try again.";
@@ -302,9 +302,8 @@ pub async fn verify(ctx: Context, Json(request): Json<VerifyRequest>) -> Result<
         (None, None, None) => Err(Refusal::invalid("", "must have one of otp, password and credential").into()),
     };
     match &outcome {
-        Ok(_) => ctx.limiter().login_succeeded(&account, ip, ctx.now()),
         Err(Error::Refused(refusal)) if refusal.code == "mfa_invalid" => ctx.decided(decision),
-        Err(_) => ctx.limiter().login_undecided(&account, ip, ctx.now()),
+        Ok(_) | Err(_) => ctx.limiter().proof_taken(&account, ip, ctx.now()),
     }
     Ok(Reply::new(Verified { second_factor: outcome?, fresh_until: ctx.now().plus(FRESH) }))
 }
