@@ -230,6 +230,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
             devices_max: config.devices.max,
             open_tenant,
             enroll_per_minute: config.limits.enroll_per_minute,
+            refresh_per_minute: config.limits.refresh_per_minute,
             relying_party: config.webauthn.rp_id.clone(),
             anonymous: iam::anonymous::Settings {
                 enabled: config.anonymous.limiter,

@@ -209,6 +209,8 @@ pub static KEYS: &[Key] = &[
 
     integer("limits.enroll_per_minute", ("6000", 1, 1_000_000), |c, n| c.limits.enroll_per_minute = n,
         "Enrollments by one enrollment token."),
+    integer("limits.refresh_per_minute", ("60", 1, 1_000_000), |c, n| c.limits.refresh_per_minute = n,
+        "Refresh tokens presented for one session, a device's or a person's."),
     integer("limits.login_failures_per_minute", ("5", 1, 1_000), |c, n| c.limits.login_failures_per_minute = n,
         "Failed logins of one account from one address."),
     integer("limits.auth_failures_per_minute", ("60", 1, 100_000), |c, n| c.limits.auth_failures_per_minute = n,

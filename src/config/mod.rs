@@ -189,6 +189,8 @@ pub struct Anonymous {
 pub struct Limits {
     /// By one enrollment token.
     pub enroll_per_minute: u32,
+    /// Refresh tokens of one session.
+    pub refresh_per_minute: u32,
     /// Of one account from one address.
     pub login_failures_per_minute: u32,
     /// From one address.
@@ -360,6 +362,7 @@ impl Config {
             anonymous: Anonymous { limiter: true, limit: 0, window: none },
             limits: Limits {
                 enroll_per_minute: 0,
+                refresh_per_minute: 0,
                 login_failures_per_minute: 0,
                 auth_failures_per_minute: 0,
                 read_per_minute: 0,

@@ -180,3 +180,22 @@ async fn a_restart_forgets_no_session_and_no_end_of_one() -> Done {
     assert_refused(&refresh(&server, &device.refresh_token).await?, 403, "refresh_reused");
     assert_locked_for_theft(&server, "BR-1").await
 }
+
+/// A client that runs wild is slowed down by itself, not with everybody behind its address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_session_refreshes_so_often_a_minute_and_no_other_pays_for_it() -> Done {
+    let server = Server::start_with(|c| c.limits.refresh_per_minute = 5).await?;
+    let (wild, calm) = (server.enroll("BR-1").await?, server.enroll("BR-2").await?);
+    let mut token = wild.refresh_token;
+    for _ in 0..5 {
+        token = refreshed(&server, &token).await?.1;
+    }
+    let refused = refresh(&server, &token).await?;
+    assert_refused(&refused, 429, "rate_limited");
+    assert_eq!(refresh(&server, &calm.refresh_token).await?.status, 200);
+    assert_untouched(&server, "BR-1").await?;
+    let wait_s: u64 = crate::common::header(&refused, "retry-after").parse()?;
+    server.clock.advance(Duration::from_secs(wait_s));
+    assert_eq!(refresh(&server, &token).await?.status, 200, "the token was not used up by the refusal");
+    Ok(())
+}

@@ -17,6 +17,7 @@ use crate::common::{
 };
 use crate::killswitch::raw::Raw;
 
+mod invitation;
 mod retention;
 
 /// One who calls again and again.
@@ -225,26 +226,6 @@ async fn a_name_is_taken_in_whatever_case_and_a_refused_tenant_leaves_nothing() 
     let listed: Value = admin.get("/v1/tenants").await?.json()?;
     assert_eq!(listed["data"].as_array().map(Vec::len), Some(1));
     assert_eq!(actions_of(&server, first_tenant(&server).await?).await?.len(), before);
-    Ok(())
-}
-
-/// Who runs the appliance need not know the passwords of its tenants.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_administrator_may_choose_the_password_by_an_invitation() -> Done {
-    let server = Server::start().await?;
-    let mut admin = Caller::admin(&server).await?;
-    let wanted = json!({ "name": "Acme", "admin": { "username": "boss" } });
-    let made: Value = admin.post("/v1/tenants", &wanted).await?.json()?;
-    let token = text(&made["admin"]["invitation"], "token");
-    assert!(token.starts_with("brl_"), "{made}");
-    let password = "seven lanterns by the quiet harbour";
-    assert_refused(&login(&server, "boss", password).await?, 401, "invalid_credentials");
-    let chosen = json!({ "token": token, "password": password });
-    let mut client = server.client()?;
-    assert_eq!(client.post("/v1/auth/password", None, &chosen).await?.status, 204);
-    let boss: Value = login(&server, "boss", password).await?.json()?;
-    assert_eq!(boss["user"]["roles"], json!(["admin"]));
-    assert_refused(&client.post("/v1/auth/password", None, &chosen).await?, 401, "link_invalid");
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::model::{Binding, EndCause, SessionRow};
 use crate::kernel::ids::{DeviceId, SessionId, TenantId, UserId};
+use crate::kernel::rate::SlidingWindow;
 use crate::kernel::{Result, Timestamp};
 use crate::store::Snapshot;
 use crate::store::tables::SESSIONS;
@@ -22,6 +23,8 @@ pub struct SessionEntry {
     pub device: Option<DeviceId>,
     /// The key that its tokens are bound to.
     pub binding: Option<Binding>,
+    /// Refresh tokens of it that were presented in the last minute.
+    pub(super) refreshes: SlidingWindow,
     ended: AtomicU8,
     last_used_ms: AtomicI64,
     authenticated_ms: AtomicI64,
@@ -120,6 +123,7 @@ impl Index {
                 user: row.user,
                 device: row.device.clone(),
                 binding: row.binding.clone(),
+                refreshes: SlidingWindow::default(),
                 ended: AtomicU8::new(0),
                 authenticated_ms: AtomicI64::new(NEVER),
                 second_factor_ms: AtomicI64::new(NEVER),

@@ -99,6 +99,8 @@ pub struct Settings {
     pub open_tenant: Option<TenantId>,
     /// Enrollments a minute for each token.
     pub enroll_per_minute: u32,
+    /// Refresh tokens a minute of each session.
+    pub refresh_per_minute: u32,
     /// The relying party's id of passkeys; `None`: the host that the browser calls.
     pub relying_party: Option<String>,
     /// Callers without an account.

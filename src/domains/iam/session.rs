@@ -11,6 +11,7 @@ use crate::domains::killswitch::{self, NewCommand};
 use crate::domains::tenants::{self, TenantState};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, SessionId, TenantId, UserId};
+use crate::kernel::rate::Quota;
 use crate::kernel::{Error, Kind, Refusal, Result};
 use crate::store::Tx;
 use crate::store::tables::{Key, SESSIONS, SESSIONS_BY_USER};
@@ -145,12 +146,19 @@ impl Iam {
     /// Exchanges a refresh token.
     ///
     /// # Errors
-    /// 403 `refresh_invalid` for what is unknown, expired or logged out; 403 `refresh_reused` for theft, after which the
+    /// 429 for a session that refreshes too often; 403 `refresh_invalid` for what is unknown, expired or logged out; 403 `refresh_reused` for theft, after which the
     /// family and the device's other sessions are revoked, the device is blocked and told to lock itself.
     pub async fn refresh(&self, token: &str, presenter: Presenter, origin: Origin) -> Result<TokenPair> {
         let invalid = || Error::from(refresh_invalid());
         let presented = Presented::parse(token).ok_or_else(invalid)?;
         let entry = self.session(presented.session).ok_or_else(invalid)?;
+        let quota = Quota::per_minute(self.inner.settings.refresh_per_minute);
+        let decision = entry.refreshes.admit(quota, self.inner.clock.now());
+        if !decision.admitted {
+            let detail = "Too many refresh tokens of this session in the last minute.";
+            let refusal = Refusal::new(Kind::RateLimited, "rate_limited", detail);
+            return Err(refusal.retry_after_s(decision.reset_s).into());
+        }
         let (this, tenant) = (self.clone(), entry.tenant);
         let outcome =
             self.inner.store.write(move |tx| this.refresh_in(tx, tenant, &presented, &presenter, &origin)).await?;

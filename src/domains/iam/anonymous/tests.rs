@@ -455,6 +455,7 @@ fn an_access_token_is_no_anonymous_token_and_the_other_way_round() {
             devices_max: 1,
             open_tenant: None,
             enroll_per_minute: 1,
+            refresh_per_minute: 1,
             relying_party: None,
             anonymous: limit(100),
         },
