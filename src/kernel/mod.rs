@@ -10,6 +10,7 @@ pub mod files;
 pub mod ids;
 pub mod limits;
 pub mod network;
+pub mod pool;
 pub mod random;
 pub mod rate;
 pub mod score;

@@ -9,7 +9,6 @@ pub mod anonymous;
 pub mod api;
 mod api_key;
 mod api_keys;
-mod argon_pool;
 mod authority;
 mod challenge;
 mod directory;
@@ -107,6 +106,9 @@ pub struct Settings {
     pub anonymous: anonymous::Settings,
 }
 
+/// Password checks that may wait for a thread; more are refused.
+const LOGINS_WAITING_MAX: usize = 64;
+
 /// Identity. Cheap to clone.
 #[derive(Clone)]
 pub struct Iam {
@@ -136,7 +138,7 @@ struct Inner {
     api_keys: api_key::Index,
     enroll_rates: papaya::HashMap<[u8; 32], Arc<crate::kernel::rate::SlidingWindow>>,
     anonymous: anonymous::Anonymous,
-    argon: argon_pool::ArgonPool,
+    argon: crate::kernel::pool::Pool,
     sweeping: sweep::Sweeping,
 }
 
@@ -226,7 +228,11 @@ impl Iam {
                 api_keys,
                 enroll_rates: papaya::HashMap::new(),
                 anonymous,
-                argon: argon_pool::ArgonPool::for_this_machine()?,
+                argon: crate::kernel::pool::Pool::for_this_machine(
+                    "argon",
+                    LOGINS_WAITING_MAX,
+                    "Too many logins wait to be checked. Try again in a moment.",
+                )?,
                 sweeping: sweep::Sweeping::default(),
             }),
         })

@@ -1,9 +1,9 @@
-//! The threads that check passwords: few, apart from all others, and behind them in the queue for the processor.
+//! Threads for work that takes its time, such as the check of a password or of an attestation: few, apart from all
+//! others, and behind them in the queue for the processor.
 //!
-//! A check takes tens of milliseconds and tens of megabytes on purpose. On threads of its own at a lower priority it
-//! cannot hold up heartbeats, which share the machine, and a flood of logins fills this short queue only. A check whose
-//! caller went away is skipped: a flood that hangs up costs nothing more.
-//! Knows nothing of users or passwords; it runs whatever closure it is given.
+//! On threads of its own at a lower priority such work cannot hold up heartbeats, which share the machine, and a flood of
+//! it fills one short queue only. Work whose caller went away is skipped: a flood that hangs up costs nothing more.
+//! Knows nothing of what it runs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +12,9 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-use crate::kernel::{Error, Kind, Refusal, Result};
+use super::{Error, Kind, Refusal, Result};
 
-/// Checks that may wait for a thread; more are refused.
-const WAITING_MAX: usize = 64;
-/// Threads at most, whatever the machine: each holds a hash's memory while it works.
+/// Threads at most, whatever the machine: each holds the memory of its work.
 const THREADS_MAX: usize = 4;
 /// Steps of niceness (setpriority(2)) below the rest of the process.
 const NICENESS: i32 = 10;
@@ -25,30 +23,34 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// A bounded queue and the threads that empty it. Dropping it ends the threads: what runs is finished, what waits is
 /// dropped and its callers hear an internal error.
-pub(super) struct ArgonPool {
+pub struct Pool {
     queue: Option<mpsc::SyncSender<Job>>,
     closing: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    /// What the caller of refused work is told.
+    busy: &'static str,
 }
 
-impl ArgonPool {
-    /// One thread for every two processors, at least one and at most four.
+impl Pool {
+    /// One thread for every two processors, at least one and at most four. At most `waiting_max` jobs wait; the caller of
+    /// one more is told `busy`.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn for_this_machine() -> Result<Self> {
+    pub fn for_this_machine(name: &str, waiting_max: usize, busy: &'static str) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self::new((cores / 2).clamp(1, THREADS_MAX), WAITING_MAX)
+        Self::new(name, (cores / 2).clamp(1, THREADS_MAX), waiting_max, busy)
     }
 
-    fn new(thread_count: usize, waiting_max: usize) -> Result<Self> {
+    fn new(name: &str, thread_count: usize, waiting_max: usize, busy: &'static str) -> Result<Self> {
         let (sender, receiver) = mpsc::sync_channel::<Job>(waiting_max);
         let receiver = Arc::new(Mutex::new(receiver));
-        let mut pool = Self { queue: Some(sender), closing: Arc::default(), threads: Vec::with_capacity(thread_count) };
+        let threads = Vec::with_capacity(thread_count);
+        let mut pool = Self { queue: Some(sender), closing: Arc::default(), threads, busy };
         for n in 0..thread_count {
             let (receiver, closing) = (Arc::clone(&receiver), Arc::clone(&pool.closing));
             let work = move || work(&receiver, &closing);
-            let thread = std::thread::Builder::new().name(format!("argon-{n}")).spawn(work);
+            let thread = std::thread::Builder::new().name(format!("{name}-{n}")).spawn(work);
             pool.threads.push(thread.map_err(Error::internal)?);
         }
         Ok(pool)
@@ -68,19 +70,18 @@ impl ArgonPool {
                 let _ = reply.send(check());
             }
         });
-        let queue = self.queue.as_ref().ok_or_else(|| Error::internal("the password threads have ended"))?;
+        let queue = self.queue.as_ref().ok_or_else(|| Error::internal("the threads of this work have ended"))?;
         queue.try_send(job).map_err(|e| match e {
             mpsc::TrySendError::Full(_) => {
-                let detail = "Too many logins wait to be checked. Try again in a moment.";
-                Refusal::new(Kind::Unavailable, "overloaded", detail).retry_after_s(2).into()
+                Refusal::new(Kind::Unavailable, "overloaded", self.busy).retry_after_s(2).into()
             }
-            mpsc::TrySendError::Disconnected(_) => Error::internal("the password threads have ended"),
+            mpsc::TrySendError::Disconnected(_) => Error::internal("the threads of this work have ended"),
         })?;
-        answer.await.map_err(|_| Error::internal("a password check ended without an answer"))
+        answer.await.map_err(|_| Error::internal("work ended without an answer"))
     }
 }
 
-impl Drop for ArgonPool {
+impl Drop for Pool {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::Release);
         self.queue = None;
@@ -105,7 +106,7 @@ fn work(queue: &Mutex<mpsc::Receiver<Job>>, closing: &AtomicBool) {
             continue;
         }
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
-            tracing::error!("a password check ended by a defect; its login was refused");
+            tracing::error!("work ended by a defect; its caller was refused");
         }
     }
 }
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     /// Holds a thread of the pool until the sender is dropped; resolves when the thread is held.
-    async fn occupy(pool: &Arc<ArgonPool>) -> (mpsc::Sender<()>, tokio::task::JoinHandle<Result<()>>) {
+    async fn occupy(pool: &Arc<Pool>) -> (mpsc::Sender<()>, tokio::task::JoinHandle<Result<()>>) {
         let (release, held) = mpsc::channel::<()>();
         let (begun, began) = oneshot::channel();
         let pool = Arc::clone(pool);
@@ -141,8 +142,8 @@ mod tests {
         std::future::poll_fn(|cx| Poll::Ready(check.as_mut().poll(cx).is_pending())).await
     }
 
-    fn pool(threads: usize, waiting_max: usize) -> Arc<ArgonPool> {
-        Arc::new(ArgonPool::new(threads, waiting_max).unwrap())
+    fn pool(threads: usize, waiting_max: usize) -> Arc<Pool> {
+        Arc::new(Pool::new("test", threads, waiting_max, "busy").unwrap())
     }
 
     #[tokio::test]
@@ -216,12 +217,12 @@ mod tests {
 
     #[tokio::test]
     async fn dropping_the_pool_ends_its_threads() {
-        let pool = ArgonPool::new(3, 64).unwrap();
+        let pool = Pool::new("test", 3, 64, "busy").unwrap();
         let alive = Arc::new(());
         let witness = Arc::clone(&alive);
         pool.run(move || drop(witness)).await.unwrap();
         let names: Vec<_> = pool.threads.iter().map(|t| t.thread().name().map(str::to_owned)).collect();
-        assert_eq!(names, ["argon-0", "argon-1", "argon-2"].map(|n| Some(n.to_owned())));
+        assert_eq!(names, ["test-0", "test-1", "test-2"].map(|n| Some(n.to_owned())));
         let closing = Arc::clone(&pool.closing);
         drop(pool);
         // Each thread held a share of the flag and gave it back when it ended.
