@@ -8,6 +8,7 @@
 //! - [`gate`]: every endpoint in one table, every check in one order
 //! - [`domains`]: the nouns of the product
 //! - [`observe`]: logs and metrics
+//! - [`attest`]: evidence of a device's hardware, judged
 //! - [`app`]: boot and shutdown
 //! - [`client`], [`agent`]: the wire as a device speaks it, and the reference device
 //! - [`cli`]: the commands

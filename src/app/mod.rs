@@ -16,9 +16,11 @@ use hyper::{Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use crate::attest::policy::Policy;
 use crate::config::{ClientCertificates, Config, DpopNonce, Paywall, TlsVersion};
 use crate::crypto::keyring::KeyRing;
 use crate::crypto::password;
+use crate::domains::attestation::{self, Attestation};
 use crate::domains::devices::Devices;
 use crate::domains::iam::{self, FirstSecrets, Iam, KeyCustody};
 use crate::domains::killswitch::{CloseReason, KillSwitch};
@@ -189,6 +191,13 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let devices = Devices::rebuild(store.clone())?;
     let tenants = Tenants::rebuild(store.clone())?;
     let killswitch = KillSwitch::new(tenants.clone(), devices.clone(), keys.clone(), clock.clone(), random.clone());
+    let attestation = Attestation::new(
+        devices.clone(),
+        killswitch.clone(),
+        clock.clone(),
+        random.clone(),
+        attestation_settings(config)?,
+    )?;
     let scored = Arc::clone(&metrics);
     let signals = Signals::rebuild(
         devices.clone(),
@@ -210,6 +219,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let iam = Iam::rebuild(iam::Parts {
         tenants: tenants.clone(),
         devices: devices.clone(),
+        attestation: attestation.clone(),
         killswitch: killswitch.clone(),
         signals: signals.clone(),
         keys: keys.clone(),
@@ -253,6 +263,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         iam,
         devices,
         killswitch,
+        attestation,
         signals,
         store,
     });
@@ -271,6 +282,39 @@ impl Built {
             random: env.random.clone(),
         }
     }
+}
+
+/// Reads the files that the configuration names for attestations.
+fn attestation_settings(config: &Config) -> Result<attestation::Settings> {
+    let read = |key: &str, path: &std::path::Path| {
+        let cannot = |e| Error::Internal(format!("{key}: {} could not be read: {e}", path.display()));
+        std::fs::read_to_string(path).map_err(cannot)
+    };
+    let wrong =
+        |key: &str, path: &std::path::Path, e: String| Error::Internal(format!("{key}: {}: {e}", path.display()));
+    let wanted = &config.attestation;
+    let policy = match &wanted.policy {
+        Some(path) => {
+            let text = read("attestation.policy", path)?;
+            Policy::from_toml(&text).map_err(|e| wrong("attestation.policy", path, e.to_string()))?
+        }
+        None => Policy::default(),
+    };
+    let play = match &wanted.play {
+        Some(path) => {
+            let text = read("attestation.play", path)?;
+            Some(serde_json::from_str(&text).map_err(|e| wrong("attestation.play", path, e.to_string()))?)
+        }
+        None => None,
+    };
+    Ok(attestation::Settings {
+        nonce_ttl: wanted.nonce_ttl,
+        heals: wanted.heals,
+        renew_after: wanted.renew,
+        policy,
+        apple_app_id: wanted.apple_app_id.clone(),
+        play,
+    })
 }
 
 fn tenant_named(store: &Store, name: &str) -> Result<TenantId> {
@@ -363,6 +407,7 @@ impl App {
         let sweeper = Arc::clone(&gate);
         let (iam, sweep_clock) = (services.iam.clone(), clock.clone());
         let killswitch = services.killswitch.clone();
+        let attestation = services.attestation.clone();
         let tasks = vec![
             tokio::spawn(async move { killswitch.settle_all().await }),
             tokio::spawn(http::serve(internal_listener, plain, InternalDoor(Arc::clone(&gate)), internal.clone())),
@@ -373,6 +418,7 @@ impl App {
                     sweeper.sweep();
                     iam.anonymous().sweep(sweep_clock.now());
                     iam.sweep().await;
+                    attestation.sweep();
                 }
             }),
         ];

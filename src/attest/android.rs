@@ -284,7 +284,7 @@ fn hex(bytes: &[u8]) -> String {
 /// `status_list_date` (RFC 3339), `roots` (PEM certificates that stand in for Google's roots).
 ///
 /// # Errors
-/// Those of [`verify`], and `case_malformed`.
+/// Those of [`verify`], and `malformed_input`.
 pub fn verify_case(input: &Map<String, Value>, policy: &AndroidPolicy, now: Timestamp) -> Result<Claims, Refused> {
     let chain = parse_pem_chain(text(input, "chain_pem")?.ok_or_else(|| case("has no chain_pem"))?)?;
     let challenge = match (text(input, "challenge_b64")?, text(input, "challenge_utf8")?) {
@@ -319,7 +319,7 @@ pub fn verify_case(input: &Map<String, Value>, policy: &AndroidPolicy, now: Time
 }
 
 fn case(what: &str) -> Refused {
-    Refused::new("case_malformed", format!("the case {what}"))
+    Refused::new("malformed_input", format!("the case {what}"))
 }
 
 fn text<'v>(input: &'v Map<String, Value>, name: &str) -> Result<Option<&'v str>, Refused> {

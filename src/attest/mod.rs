@@ -6,9 +6,15 @@
 
 pub mod android;
 pub mod apple;
+pub mod cases;
 pub mod chain;
+pub(crate) mod fields;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod jose;
+mod members;
 pub mod play;
+pub mod policy;
 pub mod tpm;
 pub mod webauthn;
 

@@ -6,6 +6,7 @@ pub mod output;
 mod admin;
 mod admin_user;
 mod agent;
+mod attest;
 pub mod bench;
 mod data;
 mod doctor;
@@ -81,6 +82,7 @@ fn dispatch(cli: &Cli) -> Outcome {
     let command = cli.command_or_serve();
     match &command {
         Command::Agent(args) => agent::run(cli, args),
+        Command::Attest(command) => attest::run(command),
         Command::Bench(command) => bench::run(cli, command),
         other => {
             let loaded = load(cli)?;
@@ -105,7 +107,7 @@ fn dispatch(cli: &Cli) -> Outcome {
                     admin::revoke_token(&loaded.config, args)
                 }
                 Command::Admin(AdminCommand::User(command)) => admin_user::run(&loaded.config, command),
-                Command::Agent(_) | Command::Bench(_) => Ok(exit::DONE),
+                Command::Agent(_) | Command::Attest(_) | Command::Bench(_) => Ok(exit::DONE),
             }
         }
     }

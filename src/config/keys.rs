@@ -187,6 +187,19 @@ pub static KEYS: &[Key] = &[
     key("webauthn.rp_id", Kind::Text(|c, v| c.webauthn.rp_id = Some(v.to_ascii_lowercase())), None,
         "Host name that passkeys are made for; not set: the name by which the browser calls the appliance."),
 
+    integer("attestation.nonce_ttl_s", ("180", 120, 300), |c, n| c.attestation.nonce_ttl = secs(n),
+        "How long a device may take to answer a nonce."),
+    switch("attestation.heals", "true", |c, b| c.attestation.heals = b,
+        "Whether a clean proof releases a device that failed ones put into quarantine."),
+    integer("attestation.renew_days", ("7", 1, 365), |c, n| c.attestation.renew = days(n),
+        "How old a device's last proof may be before its score falls and it is asked again."),
+    path("attestation.policy", None, |c, v| c.attestation.policy = Some(v),
+        "What evidence must show (TOML; `blockremote attest policy` prints one with all defaults)."),
+    key("attestation.apple_app_id", Kind::Text(|c, v| c.attestation.apple_app_id = Some(v)), None,
+        "Team and bundle of your app, such as TEAM123456.com.example.app; not set: App Attest is refused."),
+    path("attestation.play", None, |c, v| c.attestation.play = Some(v),
+        "Play Integrity keys and expectations (JSON as in `attest verify`, without token); not set: refused."),
+
     key("enrollment.open_tenant", Kind::Tenant(|c, v| c.enrollment.open_tenant = Some(v)), None,
         "The tenant that devices without an enrollment token join, if its policy is open."),
 

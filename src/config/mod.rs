@@ -39,6 +39,8 @@ pub struct Config {
     pub tokens: Tokens,
     /// Passkeys.
     pub webauthn: Webauthn,
+    /// Proofs of hardware.
+    pub attestation: Attestation,
     /// Who may join.
     pub enrollment: Enrollment,
     /// The billing gateway and the paywall.
@@ -146,6 +148,23 @@ pub struct Tokens {
 pub struct Webauthn {
     /// The relying party's id; `None`: the host name that the browser calls.
     pub rp_id: Option<String>,
+}
+
+/// Proofs of hardware.
+#[derive(Clone, Debug)]
+pub struct Attestation {
+    /// Life of a nonce.
+    pub nonce_ttl: Duration,
+    /// Whether a clean proof releases a device that failed ones put into quarantine.
+    pub heals: bool,
+    /// How old the last proof may be.
+    pub renew: Duration,
+    /// What evidence must show (TOML); `None`: the defaults.
+    pub policy: Option<PathBuf>,
+    /// Team and bundle of the Apple app.
+    pub apple_app_id: Option<String>,
+    /// Keys and expectations of Play Integrity tokens (JSON).
+    pub play: Option<PathBuf>,
 }
 
 /// Who may join.
@@ -356,6 +375,14 @@ impl Config {
                 next_key: None,
             },
             webauthn: Webauthn::default(),
+            attestation: Attestation {
+                nonce_ttl: none,
+                heals: false,
+                renew: none,
+                policy: None,
+                apple_app_id: None,
+                play: None,
+            },
             enrollment: Enrollment { open_tenant: None },
             billing: Billing { webhook_secret: None, paywall: Paywall::Device, trial: none },
             devices: Devices { max: 0 },

@@ -10,6 +10,7 @@ pub mod cose;
 pub mod dpop;
 pub mod es256;
 pub mod jcs;
+pub mod jwe;
 pub mod jwk;
 pub mod jws;
 pub mod jwt;
@@ -26,8 +27,11 @@ pub mod webauthn;
 mod vectors;
 #[cfg(test)]
 mod vectors_dpop;
+#[cfg(test)]
+mod vectors_jwe;
 
 pub use es256::{KeyError, SigningKey, VerifyingKey};
+pub use jwe::{JweError, decrypt_compact};
 pub use jwk::{Jwk, JwkSet};
 pub use jws::{Compact, JwsError, parse_compact, sign_canonical, sign_compact};
 pub use jwt::{Claims, JwtError, JwtPolicy, verify_genuine, verify_jwt};

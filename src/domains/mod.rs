@@ -1,7 +1,8 @@
 //! The nouns of the product, one folder each. A domain's `mod.rs` is its façade: other domains use nothing deeper.
 //!
-//! Who leans on whom, in this order and never back: audit, tenants, devices, killswitch, signals, iam.
+//! Who leans on whom, in this order and never back: audit, tenants, devices, killswitch, attestation, signals, iam.
 
+pub mod attestation;
 pub mod audit;
 pub mod devices;
 pub mod iam;
@@ -19,6 +20,8 @@ pub struct Services {
     pub devices: devices::Devices,
     /// Commands and the sockets that carry them.
     pub killswitch: killswitch::KillSwitch,
+    /// Proofs of hardware.
+    pub attestation: attestation::Attestation,
     /// Heartbeats and trust scores.
     pub signals: signals::Signals,
     /// The forensic log.

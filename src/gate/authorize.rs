@@ -13,6 +13,8 @@ pub(super) fn authorize(access: Access, caller: &Caller, now: Timestamp) -> Resu
     let forbidden = |detail: String| Refusal::new(Kind::Forbidden, "forbidden", detail);
     match (access, caller) {
         (Access::Public(_) | Access::OptionalUser(_) | Access::Anonymous(_), _) => return Ok(()),
+        (Access::Enrolling(_), Caller::Public) => return Ok(()),
+        (Access::Enrolling(_), Caller::Device(_)) => {}
         (Access::Session, Caller::User(_) | Caller::Device(_))
         | (Access::AnyUser | Access::FreshAnyUser, Caller::User(_))
         | (Access::Device(_) | Access::UserOrDevice(_), Caller::Device(_)) => {}
@@ -29,7 +31,9 @@ pub(super) fn authorize(access: Access, caller: &Caller, now: Timestamp) -> Resu
                 return Err(forbidden(format!("This needs the permission {}.", p.name())).into());
             }
         }
-        (Access::Device(_), _) => return Err(forbidden("This is for enrolled devices.".to_owned()).into()),
+        (Access::Device(_) | Access::Enrolling(_), _) => {
+            return Err(forbidden("This is for enrolled devices.".to_owned()).into());
+        }
         (_, Caller::Public | Caller::Anonymous(_)) => return Err(unauthenticated().into()),
         (_, Caller::Machine(_)) => return Err(forbidden("This is for people, not for programs.".to_owned()).into()),
         (_, Caller::Device(_)) => return Err(forbidden("This is for people, not for devices.".to_owned()).into()),

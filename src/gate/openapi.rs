@@ -51,6 +51,7 @@ pub fn who(access: Access) -> String {
     match access {
         Access::Public(why) => format!("everybody ({why})"),
         Access::OptionalUser(why) => format!("everybody, or a user ({why})"),
+        Access::Enrolling(why) => format!("a device, or who shows an enrollment token ({why})"),
         Access::Anonymous(why) => format!("everybody, within a quota for callers without credentials ({why})"),
         Access::User(permission) => format!("a user or an API key with {}", permission.name()),
         Access::FreshUser(permission) => {

@@ -66,6 +66,8 @@ pub enum Access {
     Public(&'static str),
     /// Everybody; a user's or enrollment credential is looked at by the handler, and why.
     OptionalUser(&'static str),
+    /// A device: with its own token, or with `Authorization: Enrollment ...`, which the handler looks at, and why.
+    Enrolling(&'static str),
     /// Everybody: a caller without credentials gets a token and a quota of its own, and why.
     Anonymous(&'static str),
     /// A person with this permission, or a program whose scopes include it.

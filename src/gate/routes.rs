@@ -5,8 +5,8 @@
 
 use super::route::{
     Access::{
-        Anonymous, AnyUser, Device, FreshAnyUser, FreshUser, OptionalUser, Public, Session, TwoFactorUser, User,
-        UserOrDevice,
+        Anonymous, AnyUser, Device, Enrolling, FreshAnyUser, FreshUser, OptionalUser, Public, Session, TwoFactorUser,
+        User, UserOrDevice,
     },
     AuditClass::{self, Change, Nothing as Unaudited, Write},
     DeviceRule::{Acting, Any},
@@ -22,7 +22,7 @@ use crate::domains::iam::Permission::{
     DevicesCommand, DevicesRead, DevicesWrite, KeysRead, KeysWrite, KillSwitchEngage, SystemAdmin, UsersRead,
     UsersWrite,
 };
-use crate::domains::{audit, devices, iam, killswitch, signals};
+use crate::domains::{attestation, audit, devices, iam, killswitch, signals};
 use crate::endpoint;
 
 const KIB: usize = 1024;
@@ -127,6 +127,10 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Get,    "/v1/devices/{device_id}/commands",                UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(killswitch::api::list, Query<killswitch::api::PageQuery> => 200 killswitch::api::CommandList),         "A device's commands and what became of them"),
     row(Verb::Get,    "/v1/devices/{device_id}/commands/{command_id}",   UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(killswitch::api::get, Nothing => 200 killswitch::CommandView),                                         "One command and what became of it"),
     row(Verb::Post,   "/v1/devices/{device_id}/unblock",                 User(DevicesCommand),                         Writes,     4 * KIB,  Write,     endpoint!(killswitch::api::unblock, Json<killswitch::api::UnblockRequest> => 200 killswitch::CommandView),       "Release a blocked device"),
+    row(Verb::Get,    "/v1/devices/{device_id}/attestation",             UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(attestation::api::show, Nothing => 200 attestation::AttestationView),                                   "What a device proved of its hardware"),
+    row(Verb::Post,   "/v1/devices/{device_id}/attestation",             Device(Any),                                  Writes,     64 * KIB, Write,     endpoint!(attestation::api::attest, Json<attestation::EvidenceRequest> => 200 attestation::AttestationView), "Prove the device's hardware"),
+    row(Verb::Post,   "/v1/devices/{device_id}/attestation/request",     User(DevicesCommand),                         Writes,     NO_BODY,  Write,     endpoint!(attestation::api::ask, Nothing => 202 attestation::api::Asked),                                          "Ask a device to prove its hardware again"),
+    row(Verb::Post,   "/v1/attestation/nonce",                           Enrolling("a new device has no token"),       ByNetwork, 4 * KIB, Unaudited, endpoint!(attestation::api::nonce, Json<attestation::api::NonceRequest> => 201 attestation::api::NonceResponse), "A nonce to prove hardware by"),
     row(Verb::Post,   "/v1/signals/heartbeat",                           Device(Acting),                               PlanTier,   64 * KIB, Change,    endpoint!(signals::api::heartbeat, Json<signals::api::HeartbeatRequest> => 200 signals::api::HeartbeatResponse), "Send readings; the answer comes when they are durable"),
     row(Verb::Get,    "/v1/security/trust-score",                        UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(signals::api::trust_score, Query<signals::api::DeviceQuery> => 200 signals::api::TrustScoreResponse),  "How far a device is trusted, and why"),
     row(Verb::Ws,     "/v1/security/kill-switch",                        Device(Any),                                  Handshake,  NO_BODY,  Change,    endpoint!(docs::socket, Nothing => 101 docs::NoBody),                                                            "The kill-switch socket (WebSocket)"),

@@ -68,6 +68,14 @@ tables! {
     DEVICES = "devices", Key;
     /// tenant, device id, 0 -> what stays of a removed device, so that its return is no new beginning.
     DEVICE_TOMBSTONES = "device_tombstones", Key;
+    /// tenant, device id, 0, SHA-256 of the nonce -> nonce, and what it led to.
+    ATTESTATION_NONCES = "attestation_nonces", Key;
+    /// tenant, device id, 0 -> how the device's attestation stands.
+    ATTESTATION_STATES = "attestation_states", Key;
+    /// tenant, device id, 0, number -> verdict.
+    ATTESTATION_VERDICTS = "attestation_verdicts", Key;
+    /// tenant, SHA-256 of an attested key in base64url, 0 -> raw device id.
+    ATTESTED_KEYS = "attested_keys", Key;
     /// tenant, device id, 0, seq -> kill-switch command with the exact bytes of its frame.
     COMMANDS = "commands", Key;
     /// tenant, device id, 0, command id -> raw seq.

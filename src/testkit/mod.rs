@@ -4,6 +4,7 @@
 //! Nothing here is used by the product.
 
 pub mod passkey;
+pub mod play;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -173,7 +173,9 @@ fn by_query(route: &Route) -> bool {
 /// Rows that are about an object that the caller names.
 fn rows() -> impl Iterator<Item = &'static Route> {
     public_rows()
-        .filter(|r| r.verb != Verb::Ws && !r.path.starts_with("/docs/") && (r.path.contains('{') || by_query(r)))
+        // What only a device may do it does to itself: another's name in the path is 404, tried where that row is tested.
+        .filter(|r| r.verb != Verb::Ws && !matches!(r.access, Access::Device(_)))
+        .filter(|r| !r.path.starts_with("/docs/") && (r.path.contains('{') || by_query(r)))
 }
 
 /// The parameters of a row, in their order.

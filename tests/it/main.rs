@@ -6,6 +6,8 @@
 
 mod anonymous;
 mod api_keys;
+mod attest;
+mod attestation;
 mod bad_input;
 mod bound_tokens;
 mod cli;

@@ -6,6 +6,7 @@ pub mod second_factor;
 
 use blockremote::client::{HttpClient, Response};
 use blockremote::config::Config;
+use blockremote::crypto::SigningKey;
 use blockremote::domains::iam::{Bound, KeyKind, NewKey, Permission, PermissionSet, Role};
 use blockremote::gate::routes::ROUTES;
 use blockremote::gate::{Access, Door, Route, Verb};
@@ -66,6 +67,8 @@ pub fn expected_entry(verb: Verb, path: &str) -> Option<&'static str> {
         "/v1/api-keys/{key_id}/rotate" => "api_key_rotated",
         "/v1/instance-tokens" => "instance_token_created",
         "/v1/instance-tokens/{key_id}" => "instance_token_revoked",
+        "/v1/devices/{device_id}/attestation" => "attestation_accepted",
+        "/v1/devices/{device_id}/attestation/request" => "attestation_requested",
         "/v1/devices/{device_id}/commands" => "command_requested",
         "/v1/devices/{device_id}/unblock" => "device_unblocked",
         "/v1/devices/{device_id}" if verb == Verb::Patch => "device_updated",
@@ -85,6 +88,8 @@ pub struct World {
     pub viewer: String,
     pub ended: String,
     pub device: String,
+    /// The key that BR-1 enrolled.
+    key: SigningKey,
     pub command_id: String,
     next: u64,
 }
@@ -108,12 +113,13 @@ impl World {
         let mut client = server.client()?;
         client.post("/v1/auth/logout", Some(&ended), &json!({})).await?.success()?;
         let admin = server.admin_token().await?;
-        let device = server.enroll("BR-1").await?.access_token;
+        let enrolled = server.enroll("BR-1").await?;
+        let (device, key) = (enrolled.access_token, enrolled.key);
         server.enroll("BR-2").await?;
         let overlay = json!({ "action": "FORCE_LOGOUT", "reason": "the matrix" });
         let command: Value = client.post("/v1/devices/BR-2/commands", Some(&admin), &overlay).await?.json()?;
         let command_id = text(&command, "command_id");
-        Ok(Self { server, client, tenant, admin, viewer, ended, device, command_id, next: 0 })
+        Ok(Self { server, client, tenant, admin, viewer, ended, device, key, command_id, next: 0 })
     }
 
     pub fn token(&self, who: Who) -> Option<String> {
@@ -217,6 +223,27 @@ impl World {
             }
             (Verb::Delete, "/v1/instance-tokens/{key_id}") => {
                 Call::get(&format!("/v1/instance-tokens/{}", self.fresh_key(KeyKind::Instance).await?))
+            }
+            (Verb::Get, "/v1/devices/{device_id}/attestation") => {
+                Call::get(&format!("/v1/devices/{device}/attestation"))
+            }
+            (Verb::Post, "/v1/devices/{device_id}/attestation") => {
+                let mut nonce = "A".repeat(43);
+                if who == Who::Device {
+                    let attestation = &self.server.app().services.attestation;
+                    (nonce, _) = attestation.new_nonce(self.tenant, "BR-1".parse()?, None).await?;
+                }
+                let body = crate::attestation::signed(&self.key, self.tenant, "BR-1", &nonce);
+                Call::of(&format!("/v1/devices/{device}/attestation"), body)
+            }
+            (Verb::Post, "/v1/devices/{device_id}/attestation/request") => {
+                Call::get(&format!("/v1/devices/{device}/attestation/request"))
+            }
+            (Verb::Post, "/v1/attestation/nonce") => {
+                // One of its own: few nonces of one device may be open.
+                let caller = self.fresh_device().await?;
+                let token = (who == Who::Device).then_some(caller.access_token);
+                Call { token, ..Call::of(route.path, json!({ "device_id": caller.id })) }
             }
             (Verb::Get, "/v1/devices/{device_id}") => Call::get(&format!("/v1/devices/{device}")),
             (Verb::Patch, "/v1/devices/{device_id}") => {
@@ -401,6 +428,8 @@ pub fn promised(route: &Route, who: Who) -> u16 {
         Access::OptionalUser(_) | Access::Anonymous(_) => success,
         _ if nobody => 401,
         Access::Session => success,
+        Access::Enrolling(_) if who == Who::Device => success,
+        Access::Enrolling(_) => 403,
         Access::AnyUser | Access::FreshAnyUser if who == Who::Device => 403,
         Access::AnyUser | Access::FreshAnyUser => success,
         Access::UserOrDevice(_) if who == Who::Device => success,

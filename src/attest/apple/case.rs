@@ -15,7 +15,7 @@ const MEMBER_CHARS_MAX: usize = 96 * 1024;
 /// and `environment` (`production`, which is the default, `development`, or `development-only`, which is the same).
 ///
 /// # Errors
-/// [`Refused`]: `input` for a case that cannot be read, else as [`Attestation::verify`].
+/// [`Refused`]: `malformed_input` for a case that cannot be read, else as [`Attestation::verify`].
 pub fn verify_attestation_case(
     input: &Map<String, Value>,
     policy: &ApplePolicy,
@@ -35,7 +35,7 @@ pub fn verify_attestation_case(
 /// `assertion_b64`. Neither policy nor time plays a part: the key decides, which has no end.
 ///
 /// # Errors
-/// [`Refused`]: `input` for a case that cannot be read, else as [`Assertion::verify`].
+/// [`Refused`]: `malformed_input` for a case that cannot be read, else as [`Assertion::verify`].
 pub fn verify_assertion_case(
     input: &Map<String, Value>,
     _policy: &ApplePolicy,
@@ -56,7 +56,7 @@ pub fn verify_assertion_case(
 /// `development`, `production`) and `public_key_spki_b64`.
 ///
 /// # Errors
-/// [`Refused`]: `input` for a case that cannot be read, else as [`Receipt::verify`].
+/// [`Refused`]: `malformed_input` for a case that cannot be read, else as [`Receipt::verify`].
 pub fn verify_receipt_case(
     input: &Map<String, Value>,
     policy: &ApplePolicy,
@@ -73,7 +73,7 @@ pub fn verify_receipt_case(
 }
 
 fn refused(name: &str, what: &str) -> Refused {
-    Refused::new("input", format!("{name} {what}"))
+    Refused::new("malformed_input", format!("{name} {what}"))
 }
 
 fn text<'a>(input: &'a Map<String, Value>, name: &str) -> Result<&'a str, Refused> {

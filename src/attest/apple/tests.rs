@@ -305,14 +305,14 @@ fn a_case_that_cannot_be_read_is_refused_and_says_which_member() {
     let good = file["attestations"][0].as_object().unwrap().clone();
     let nested = Base64::encode_string(&[0x81; 60_000]);
     for (member, value, reason) in [
-        ("app_id", json!(null), "input"),
-        ("client_data_hash_hex", json!("abc"), "input"),
-        ("client_data_hash_hex", json!("+1"), "input"),
+        ("app_id", json!(null), "malformed_input"),
+        ("client_data_hash_hex", json!("abc"), "malformed_input"),
+        ("client_data_hash_hex", json!("+1"), "malformed_input"),
         ("client_data_hash_hex", json!(""), "client_data_hash"),
-        ("key_id_b64", json!("2o0syRGn1HDKDv85d522XBC9nLqrHWHGnt/mJ5hWMQM"), "input"),
-        ("environment", json!("staging"), "input"),
-        ("environment", json!(7), "input"),
-        ("attestation_object_b64", json!("A".repeat(10_000_000)), "input"),
+        ("key_id_b64", json!("2o0syRGn1HDKDv85d522XBC9nLqrHWHGnt/mJ5hWMQM"), "malformed_input"),
+        ("environment", json!("staging"), "malformed_input"),
+        ("environment", json!(7), "malformed_input"),
+        ("attestation_object_b64", json!("A".repeat(10_000_000)), "malformed_input"),
         ("attestation_object_b64", json!(""), "attestation_form"),
         ("attestation_object_b64", json!(nested), "attestation_form"),
     ] {
@@ -330,7 +330,7 @@ fn a_case_that_cannot_be_read_is_refused_and_says_which_member() {
     for counter in [json!(null), json!(-1), json!("0"), json!(0.5), json!(4_294_967_296_u64)] {
         let case = json!({"app_id": "a.b", "public_key_spki_b64": "", "client_data_b64": "", "assertion_b64": "",
             "previous_counter": counter});
-        assert_eq!(assertion(case.as_object().unwrap()).unwrap_err().reason, "input", "{counter}");
+        assert_eq!(assertion(case.as_object().unwrap()).unwrap_err().reason, "malformed_input", "{counter}");
     }
     assert!(attestation(&good).is_ok());
 }

@@ -49,7 +49,7 @@ pub(super) fn wanted(id: &DeviceId) -> Enrollment {
         platform: "bench".to_owned(),
         sensors: SensorsDeclared::default(),
         public_key: None,
-        attested: false,
+        attestation: None,
         binding: None,
     }
 }

@@ -110,6 +110,14 @@ pub enum Action {
     DeviceBlocked,
     /// A device was released.
     DeviceUnblocked,
+    /// A device's proof of its hardware holds.
+    AttestationAccepted,
+    /// It does not.
+    AttestationRefused,
+    /// A used nonce came back with another proof: the device was blocked.
+    AttestationReplayed,
+    /// Somebody wants a device to prove its hardware again.
+    AttestationRequested,
     /// The engine wants the device to prove itself.
     DeviceChallenged,
     /// The engine trusts the device again.

@@ -72,6 +72,8 @@ pub enum BlockCause {
     Command,
     /// The kill switch of the whole tenant.
     KillSwitch,
+    /// Proofs of its hardware that do not hold, or that somebody replayed.
+    Attestation,
 }
 
 /// Whether a device may act.

@@ -16,6 +16,7 @@ use super::{
     Credentials, Enrollment, EnrollmentBy, Iam, LoggedIn, Permission, Presenter, RoleName, SessionView, TokenPair, User,
 };
 use crate::crypto::{Jwk, Secret};
+use crate::domains::attestation::EvidenceRequest;
 use crate::domains::devices::SensorsDeclared;
 use crate::gate::{Caller, Context, Json, Nothing, Params, Query, Reply, Validate, Values};
 use crate::kernel::error::FieldError;
@@ -190,8 +191,7 @@ pub struct EnrollRequest {
     enrollment_token: Option<String>,
     /// Proof of the hardware.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
-    attestation: Option<serde_json::Map<String, serde_json::Value>>,
+    attestation: Option<EvidenceRequest>,
 }
 
 /// A motion sensor.
@@ -249,10 +249,7 @@ pub struct EnrollResponse {
 
 /// `POST /v1/auth/device`
 pub async fn enroll(ctx: Context, Json(request): Json<EnrollRequest>) -> Result<Reply<EnrollResponse>> {
-    if request.attestation.is_some() {
-        let detail = "is not verified by this version; leave it out";
-        return Err(Refusal::invalid("/attestation", detail).into());
-    }
+    let attestation = request.attestation.map(|e| e.evidence("/attestation")).transpose()?;
     let token = request.enrollment_token.as_deref().or(ctx.enrollment_credential()).map(str::to_owned);
     let by = match (token, ctx.caller()) {
         (Some(token), _) => EnrollmentBy::Token(token),
@@ -275,7 +272,7 @@ pub async fn enroll(ctx: Context, Json(request): Json<EnrollRequest>) -> Result<
         platform: request.platform.unwrap_or_else(|| "unknown".to_owned()),
         sensors,
         public_key: request.public_key,
-        attested: false,
+        attestation,
         binding: ctx.proven_key().cloned(),
     };
     let enrolled = ctx.services().iam.enroll(wanted, by, ctx.origin().clone()).await?;

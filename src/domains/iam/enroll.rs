@@ -7,6 +7,7 @@ use super::model::{Binding, EndCause, EnrollmentTokenRow};
 use super::session::{Proof, TokenPair};
 use super::{Iam, SessionEntry, enrollment_tokens};
 use crate::crypto::{Jwk, OpaqueToken, TokenKind, sha256};
+use crate::domains::attestation::{self, Evidence, Judged, Taken};
 use crate::domains::audit::{self, Action, NewEntry};
 use crate::domains::devices::{self, Device, DeviceState, PlanTier, SensorsDeclared};
 use crate::domains::tenants::{self, AttestationPolicy, EnrollmentPolicy, TenantState};
@@ -32,8 +33,8 @@ pub struct Enrollment {
     pub sensors: SensorsDeclared,
     /// The key that it will prove itself with.
     pub public_key: Option<Jwk>,
-    /// Whether it brought an attestation.
-    pub attested: bool,
+    /// What it brought to prove its hardware.
+    pub attestation: Option<Evidence>,
     /// The key that the session's tokens are to be bound to.
     pub binding: Option<Binding>,
 }
@@ -48,6 +49,11 @@ pub enum EnrollmentBy {
     /// Nothing: the configuration names a tenant, and that tenant's own policy says `open`, too. The one is the word of
     /// who runs the box, the other of who answers for the tenant; neither can open it alone.
     Open,
+}
+
+enum Outcome {
+    In(Box<(super::model::SessionRow, Device)>),
+    Refused(Box<Refusal>),
 }
 
 /// An enrolled device's tokens.
@@ -68,8 +74,16 @@ impl Iam {
         if let EnrollmentBy::Token(token) = &by {
             self.check_enroll_rate(token)?;
         }
+        let judged = match &wanted.attestation {
+            Some(evidence) => Some(self.judge(&wanted, evidence.clone(), &by).await?),
+            None => None,
+        };
         let this = self.clone();
-        let (row, device) = self.inner.store.write(move |tx| this.enroll_in(tx, &wanted, &by, &origin)).await?;
+        let write = move |tx: &mut Tx<'_>| this.enroll_in(tx, &wanted, judged.as_ref(), &by, &origin);
+        let (row, device) = match self.inner.store.write(write).await? {
+            Outcome::In(inside) => *inside,
+            Outcome::Refused(refusal) => return Err(refusal.into()),
+        };
         let access = self.mint_device(&row, &device.id);
         let pair = self.pair(&row, row.family.generation, access);
         Ok(Enrolled { pair, trial_expires_at: device.trial_expires_at })
@@ -79,9 +93,10 @@ impl Iam {
         &self,
         tx: &mut Tx<'_>,
         wanted: &Enrollment,
+        judged: Option<&(TenantId, Judged)>,
         by: &EnrollmentBy,
         origin: &Origin,
-    ) -> Result<(super::model::SessionRow, Device)> {
+    ) -> Result<Outcome> {
         let inner = &self.inner;
         let now = inner.clock.now();
         let right = self.right(tx, wanted, by, now)?;
@@ -94,15 +109,20 @@ impl Iam {
             return Err(Refusal::new(Kind::Forbidden, "kill_switch_engaged", detail).into());
         }
         let known = devices::load(tx, right.tenant, &wanted.device_id)?;
-        if known.is_some() && !known.as_ref().is_some_and(|d| right.covers(d)) {
+        let judged = judged.filter(|(of, _)| *of == right.tenant).map(|(_, judged)| judged);
+        let by_its_key = judged.is_some_and(Judged::is_by_enrolled_key);
+        if known.is_some() && !by_its_key && !known.as_ref().is_some_and(|d| right.covers(d)) {
             let detail = "A device of this name is enrolled already. Its owner, or a token issued for this very device, can enroll it again.";
             return Err(Refusal::new(Kind::Conflict, "device_exists", detail).into());
         }
         if known.is_none() {
-            if tenant.attestation == AttestationPolicy::Required && !wanted.attested {
-                let detail =
-                    "This tenant demands proof of the device's hardware. Send attestation with the enrollment.";
-                return Err(Refusal::new(Kind::Forbidden, "attestation_required", detail).into());
+            let enough = match tenant.attestation {
+                AttestationPolicy::Optional => true,
+                AttestationPolicy::Required => judged.is_some(),
+                AttestationPolicy::Hardware => judged.is_some_and(|j| !j.holds() || j.level().is_hardware()),
+            };
+            if !enough {
+                return Err(attestation::required().into());
             }
             if inner.devices.count() >= inner.settings.devices_max {
                 let detail = "The appliance has reached its number of devices (devices.max).";
@@ -114,7 +134,18 @@ impl Iam {
             None => devices::tombstone(tx, right.tenant, &wanted.device_id)?,
         };
         let action = if known.is_some() { Action::DeviceReenrolled } else { Action::DeviceEnrolled };
-        // From here on it writes, and nothing may refuse any more.
+        // From here on it writes, and nothing may refuse any more; what the proof leads to is committed either way.
+        if let Some(judged) = judged
+            && let Taken::Refused(refusal) =
+                inner.attestation.take_in(tx, right.tenant, &wanted.device_id, judged, origin)?
+        {
+            return Ok(Outcome::Refused(refusal));
+        }
+        // A clean proof may have released it.
+        let known = match known {
+            Some(_) => devices::load(tx, right.tenant, &wanted.device_id)?,
+            None => None,
+        };
         right.spend(tx)?;
         let mut device = match known {
             Some(device) => {
@@ -139,7 +170,35 @@ impl Iam {
         devices::save(tx, &inner.devices, &device)?;
         let entry = NewEntry::new(action, origin).user(right.owner).device(&device.id).reason(right.how);
         audit::append(tx, device.tenant, now, &inner.random, &entry)?;
-        Ok((row, device))
+        Ok(Outcome::In(Box::new((row, device))))
+    }
+
+    /// Judges what came with an enrollment: by the key that a known device has enrolled, or that a new one brings.
+    async fn judge(&self, wanted: &Enrollment, evidence: Evidence, by: &EnrollmentBy) -> Result<(TenantId, Judged)> {
+        let tenant = match by {
+            EnrollmentBy::Token(token) => self.tenant_of_enrollment_token(token, &wanted.device_id).await?,
+            EnrollmentBy::User(session) => session.tenant,
+            EnrollmentBy::Open => self.inner.settings.open_tenant.ok_or_else(refused)?,
+        };
+        let known = self.inner.devices.entry(tenant, &wanted.device_id).map(|e| e.device());
+        let key = known.map_or_else(|| wanted.public_key.clone(), |device| device.public_key.clone());
+        let judged = self.inner.attestation.judge(tenant, wanted.device_id.clone(), key, evidence).await?;
+        Ok((tenant, judged))
+    }
+
+    /// Whose devices a living enrollment token enrolls under this name.
+    ///
+    /// # Errors
+    /// 401 `enrollment_refused`.
+    pub async fn tenant_of_enrollment_token(&self, token: &str, device: &DeviceId) -> Result<TenantId> {
+        let (hash, now, device) = (sha256(token.as_bytes()), self.inner.clock.now(), device.clone());
+        let row = self
+            .inner
+            .store
+            .read_with(move |s| s.get::<EnrollmentTokenRow>(ENROLLMENT_TOKENS, Key::new().bytes(hash)))
+            .await?;
+        let row = row.filter(|row| row.is_good_for(&device, now)).ok_or_else(refused)?;
+        Ok(row.tenant)
     }
 
     fn right(&self, tx: &mut Tx<'_>, wanted: &Enrollment, by: &EnrollmentBy, now: Timestamp) -> Result<Right> {
@@ -147,9 +206,7 @@ impl Iam {
             EnrollmentBy::Token(token) => {
                 let hash = sha256(token.as_bytes());
                 let row: EnrollmentTokenRow = tx.get(ENROLLMENT_TOKENS, Key::new().bytes(hash))?.ok_or_else(refused)?;
-                let spent = row.uses_max.is_some_and(|max| row.uses >= max);
-                let for_another = row.device.as_ref().is_some_and(|d| *d != wanted.device_id);
-                if row.revoked || spent || for_another || now >= row.expires_at {
+                if !row.is_good_for(&wanted.device_id, now) {
                     return Err(refused());
                 }
                 let for_device = row.device.is_some();

@@ -4,6 +4,7 @@
 
 use super::Iam;
 use super::model::EndCause;
+use crate::domains::attestation;
 use crate::domains::audit::{self, Action, NewEntry};
 use crate::domains::devices::{self, Device};
 use crate::kernel::context::Origin;
@@ -60,6 +61,7 @@ impl Iam {
                 audit::append(tx, tenant, now, &inner.random, &entry)?;
                 this.end_session_of(tx, &device, EndCause::DeviceRemoved)?;
                 devices::remove(tx, &inner.devices, &device, now)?;
+                attestation::forget(tx, tenant, &id)?;
                 inner.signals.forget(tx, &device)?;
                 inner.killswitch.forget(tx, &device)
             })

@@ -69,6 +69,7 @@ use std::time::Duration;
 
 use crate::crypto::keyring::KeyRing;
 use crate::crypto::{JwtPolicy, SealingKey, hmac_sha256, password};
+use crate::domains::attestation::Attestation;
 use crate::domains::devices::Devices;
 use crate::domains::killswitch::KillSwitch;
 use crate::domains::signals::Signals;
@@ -119,6 +120,7 @@ struct Inner {
     store: Store,
     tenants: Tenants,
     devices: Devices,
+    attestation: Attestation,
     killswitch: KillSwitch,
     signals: Signals,
     keys: KeyRing,
@@ -148,6 +150,8 @@ pub struct Parts {
     pub tenants: Tenants,
     /// The registry.
     pub devices: Devices,
+    /// For proofs that come with an enrollment.
+    pub attestation: Attestation,
     /// For the lock that answers a stolen refresh token.
     pub killswitch: KillSwitch,
     /// Forgets removed devices.
@@ -207,6 +211,7 @@ impl Iam {
                 store,
                 tenants: parts.tenants,
                 devices: parts.devices,
+                attestation: parts.attestation,
                 killswitch: parts.killswitch,
                 signals: parts.signals,
                 keys: parts.keys,

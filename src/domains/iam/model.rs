@@ -153,3 +153,12 @@ pub(super) struct EnrollmentTokenRow {
     pub revoked: bool,
 }
 impl Row for EnrollmentTokenRow {}
+
+impl EnrollmentTokenRow {
+    /// Whether it still enrolls a device of this name.
+    pub fn is_good_for(&self, device: &DeviceId, now: Timestamp) -> bool {
+        let spent = self.uses_max.is_some_and(|max| self.uses >= max);
+        let for_another = self.device.as_ref().is_some_and(|d| d != device);
+        !(self.revoked || spent || for_another || now >= self.expires_at)
+    }
+}

@@ -99,6 +99,11 @@ impl Hub {
         }
     }
 
+    /// Whether the device is connected.
+    pub fn is_open(&self, device: DeviceNo) -> bool {
+        self.sockets.pin().contains_key(&device)
+    }
+
     /// Open sockets.
     pub fn len(&self) -> usize {
         self.sockets.len()

@@ -25,8 +25,10 @@ pub enum AttestationPolicy {
     /// It may.
     #[default]
     Optional,
-    /// Without a proof it is not enrolled.
+    /// Without a proof it is not enrolled; a key in software will do.
     Required,
+    /// Without a proof of hardware it is not enrolled.
+    Hardware,
 }
 
 /// How long a tenant's data is kept.

@@ -8,16 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::crypto::SigningKey;
 use crate::crypto::keyring::{Access, KeySet, Published};
-use crate::crypto::{SealingKey, SigningKey};
-use crate::domains::devices::Devices;
-use crate::domains::iam::model::SessionRow;
-use crate::domains::iam::{self, Iam};
-use crate::domains::killswitch::KillSwitch;
-use crate::domains::signals::{self, Signals};
-use crate::domains::tenants::Tenants;
 use crate::kernel::Clock;
-use crate::kernel::ids::{SessionId, TenantId, UserId};
 use crate::store::{Options, WriterParts};
 
 const NOW_MS: i64 = 1_800_000_000_000;
@@ -409,75 +402,6 @@ fn the_memory_of_checked_tokens_is_bounded_and_keeps_what_is_used() {
     }
     assert!(checked.young.len() + checked.old.len() <= 100_000);
     assert!(checked.get(&sha256(&0_u64.to_be_bytes())).is_none());
-}
-
-#[test]
-fn an_access_token_is_no_anonymous_token_and_the_other_way_round() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&folder.path().join("x.redb"), Options::default(), true).unwrap();
-    let (clock, random) = (Clock::simulated(at(0)), Random::seeded(3));
-    let tenants = Tenants::rebuild(store.clone()).unwrap();
-    let devices = Devices::rebuild(store).unwrap();
-    let keys = keys();
-    let day = Duration::from_secs(86_400);
-    let killswitch = KillSwitch::new(tenants.clone(), devices.clone(), keys.clone(), clock.clone(), random.clone());
-    let signals = Signals::rebuild(
-        devices.clone(),
-        killswitch.clone(),
-        clock.clone(),
-        random.clone(),
-        signals::Settings {
-            next_heartbeat: day,
-            policy: signals::engine::Policy::default(),
-            retention: day,
-            checkpoint_bytes: 1 << 20,
-        },
-        Arc::new(|_| {}),
-    )
-    .unwrap();
-    let iam = Iam::rebuild(iam::Parts {
-        killswitch,
-        signals,
-        tenants,
-        devices,
-        keys,
-        sealing: Arc::new(SealingKey::generate(&random)),
-        clock,
-        random: random.clone(),
-        settings: iam::Settings {
-            issuer: "https://box.example".to_owned(),
-            audience: "api".to_owned(),
-            // As long as an anonymous token's, so that nothing but the types can tell them apart.
-            access_ttl: day,
-            refresh_ttl: day,
-            refresh_absolute: day,
-            trial: day,
-            devices_max: 1,
-            open_tenant: None,
-            enroll_per_minute: 1,
-            refresh_per_minute: 1,
-            relying_party: None,
-            anonymous: limit(100),
-        },
-    })
-    .unwrap();
-    let session: SessionRow = serde_json::from_value(serde_json::json!({
-        "id": SessionId::generate(at(0), &random),
-        "tenant": TenantId::generate(at(0), &random),
-        "user": UserId::generate(at(0), &random),
-        "device": "BR-1",
-        "created_at": at(0),
-        "last_refresh_at": at(0),
-        "family": { "generation": 1, "salt": "", "expires_at": at(0), "absolute_expires_at": at(0), "fingerprint": "" },
-    }))
-    .unwrap();
-    let access = iam.mint_device(&session, &"BR-1".parse().unwrap());
-    assert!(iam.verify_access(&access).is_ok());
-    assert!(iam.anonymous().identify(&access, at(0)).is_err());
-    let anonymous = iam.anonymous().admit(Some(&access), &caller(1), at(0)).new_token.unwrap();
-    assert!(iam.anonymous().identify(&anonymous, at(0)).is_ok());
-    assert!(iam.verify_access(&anonymous).is_err());
-    assert!(iam.verify_access_even_expired(&anonymous).is_err());
 }
 
 // ---- the restart

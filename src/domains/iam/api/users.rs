@@ -144,6 +144,8 @@ pub async fn list(ctx: Context, Query(query): Query<PageQuery>) -> Result<Reply<
 
 /// `POST /v1/users`
 pub async fn create(ctx: Context, Json(request): Json<UserRequest>) -> Result<Reply<CreatedUser>> {
+    // Who stole a token could make an accomplice with it. The row admits programs, so it cannot ask for this itself.
+    ctx.demand_fresh_proof()?;
     let password = request.password.as_ref().map(Secret::expose);
     let facts = (&request.username, &request.display_name, &request.email, &request.roles, password);
     let once = ctx.once("user", &facts)?;

@@ -1,0 +1,107 @@
+//! Certificates of attestation identity keys (Web Authentication Level 3, section 8.3.1; TCG EK Credential Profile, section
+//! 3.2): an authority has bound the key to a genuine TPM, so that nobody need activate a credential again.
+
+use x509_parser::asn1_rs::{Oid, oid};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::{
+    OID_X509_EXT_CERTIFICATE_POLICIES, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
+};
+
+use super::super::Refused;
+use super::super::chain::{self, Anchor, Anchors, Rules, parse_pem_chain};
+use super::key::spki_der;
+use super::wire::Public;
+use crate::kernel::Timestamp;
+
+/// What attestation authorities mark as critical: what is read here, and policies that say only who issued.
+pub(crate) const CRITICAL: [Oid<'static>; 3] =
+    [OID_X509_EXT_SUBJECT_ALT_NAME, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_CERTIFICATE_POLICIES];
+/// tcg-kp-AIKCertificate.
+const AIK_USAGE: Oid<'static> = oid!(2.23.133.8.3);
+const MANUFACTURER: Oid<'static> = oid!(2.23.133.2.1);
+const MODEL: Oid<'static> = oid!(2.23.133.2.2);
+const VERSION: Oid<'static> = oid!(2.23.133.2.3);
+
+/// What a certificate tells of its TPM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chip {
+    /// `id:` and eight hexadecimal digits of TCG's registry of vendors.
+    pub manufacturer: String,
+    /// The vendor's.
+    pub model: String,
+    /// Of the firmware.
+    pub version: String,
+}
+
+impl Chip {
+    /// The digits of the manufacturer.
+    pub fn vendor(&self) -> &str {
+        self.manufacturer.trim_start_matches("id:")
+    }
+}
+
+/// The root of Windows' attestation authorities, as bundled.
+///
+/// # Errors
+/// Only when the bundled file is broken.
+pub fn microsoft_root() -> Result<Anchors, Refused> {
+    let ders = parse_pem_chain(include_str!("../roots/microsoft_tpm_root_2014.pem"))?;
+    let anchors = ders.iter().map(|der| Anchor::from_certificate("microsoft_tpm_root_2014", der));
+    anchors.collect::<Result<_, _>>().map(Anchors::new)
+}
+
+/// Reads a certificate that may vouch for an attestation identity key; who issued it is not looked at.
+///
+/// # Errors
+/// `leaf_requirements`.
+pub fn check_certificate(leaf: &X509Certificate<'_>) -> Result<Chip, Refused> {
+    let fault = |detail: &str| Refused::new("leaf_requirements", detail);
+    if !matches!(leaf.basic_constraints(), Ok(Some(constraints)) if !constraints.value.ca) {
+        return Err(fault("The certificate does not say that it is no authority."));
+    }
+    let usage = leaf.extended_key_usage().ok().flatten();
+    if !usage.is_some_and(|usage| usage.value.other.contains(&AIK_USAGE)) {
+        return Err(fault("The certificate is not for an attestation identity key."));
+    }
+    let names = leaf.subject_alternative_name().ok().flatten().ok_or_else(|| fault("The certificate names no TPM."))?;
+    let mut directories = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DirectoryName(name) => Some(name),
+        _ => None,
+    });
+    let (Some(chip), None) = (directories.next(), directories.next()) else {
+        return Err(fault("The certificate names no TPM, or more than one."));
+    };
+    let one = |oid: &Oid<'static>| {
+        let mut found = chip.iter_by_oid(oid);
+        match (found.next().and_then(|value| value.as_str().ok()), found.next()) {
+            (Some(text), None) if !text.is_empty() => Ok(text.to_owned()),
+            _ => Err(fault("The certificate does not name manufacturer, model and version of its TPM once.")),
+        }
+    };
+    let chip = Chip { manufacturer: one(&MANUFACTURER)?, model: one(&MODEL)?, version: one(&VERSION)? };
+    let digits = chip.manufacturer.strip_prefix("id:");
+    if digits.is_none_or(|digits| digits.len() != 8 || !digits.bytes().all(|b| b.is_ascii_hexdigit())) {
+        return Err(fault("The TPM's manufacturer is not written as the registry of vendors has it."));
+    }
+    Ok(chip)
+}
+
+/// Demands that certificates, leaf first, bind this very key to a TPM, under one of the roots at `now`. Gives the TPM and
+/// the root that decided.
+///
+/// # Errors
+/// `ak_certificate_key`, those of [`check_certificate`] and of [`chain::verify`].
+pub fn verify_bound(
+    key: &Public,
+    ders: &[Vec<u8>],
+    anchors: &Anchors,
+    now: Timestamp,
+) -> Result<(Chip, String), Refused> {
+    let verified = chain::verify(ders, anchors, &Rules { critical: &CRITICAL, ..Rules::default() }, now)?;
+    let leaf = verified.leaf()?;
+    if leaf.public_key().raw != spki_der(key)? {
+        return Err(Refused::new("ak_certificate_key", "The certificate is for another key than the attestation key."));
+    }
+    Ok((check_certificate(leaf)?, verified.anchor().to_owned()))
+}

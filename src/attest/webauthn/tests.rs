@@ -1,0 +1,300 @@
+//! The standard's own vectors, what real authenticators sent, and what becomes of both when they are changed.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::path::Path;
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+use proptest::prelude::ProptestConfig;
+
+use super::*;
+use crate::attest::members::unhex;
+use crate::crypto::cbor;
+
+/// The shared folder lies beside the repository. Absent altogether: skip; a missing file in it: fail.
+#[expect(clippy::panic, reason = "tests")]
+fn vectors(file: &str) -> Option<Value> {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    if !shared.exists() {
+        eprintln!("skipped: the shared vectors are not here");
+        return None;
+    }
+    let path = shared.join("vectors/webauthn").join(file);
+    let text = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    Some(serde_json::from_slice(&text).unwrap())
+}
+
+/// The cases under `list`, each merged with the file's own top-level members.
+fn cases(file: &str, list: &str) -> Vec<Map<String, Value>> {
+    let Some(file) = vectors(file) else { return Vec::new() };
+    let mut top = file.as_object().unwrap().clone();
+    let cases = top.remove(list).unwrap();
+    let merge = |case: &Value| {
+        let mut merged = top.clone();
+        merged.extend(case.as_object().unwrap().clone());
+        merged
+    };
+    cases.as_array().unwrap().iter().map(merge).collect()
+}
+
+/// A time at which the case's certificates are valid.
+fn time(case: &Map<String, Value>) -> Timestamp {
+    match case.get("chain_window").and_then(Value::as_array) {
+        Some(window) => {
+            window[0].as_str().unwrap().parse::<Timestamp>().unwrap().plus(std::time::Duration::from_secs(1))
+        }
+        None => "2026-01-01T00:00:00Z".parse().unwrap(),
+    }
+}
+
+fn name(case: &Map<String, Value>) -> String {
+    format!("{} {}", case["name"], case["fmt"])
+}
+
+fn register_default(case: &Map<String, Value>) -> Result<Claims, Refused> {
+    verify_registration_case(case, &WebauthnPolicy::default(), time(case))
+}
+
+fn all() -> Vec<Map<String, Value>> {
+    [cases("w3c_l3.json", "cases"), cases("real_registrations.json", "registrations")].concat()
+}
+
+/// The attestation object of a case, and how to put another in its place.
+fn object_of(case: &Map<String, Value>) -> Vec<u8> {
+    let made = Members(case).inner("registration").unwrap().unwrap_or(Members(case));
+    made.required(&["attestation_object_hex", "attestation_object_b64url"]).unwrap()
+}
+
+fn with_object(case: &Map<String, Value>, object: &[u8]) -> Map<String, Value> {
+    let mut changed = case.clone();
+    match changed.get_mut("registration") {
+        Some(made) => made["attestation_object_hex"] = json!(hex(object)),
+        None => {
+            changed.insert("attestation_object_b64url".to_owned(), json!(Base64UrlUnpadded::encode_string(object)));
+        }
+    }
+    changed
+}
+
+#[test]
+fn every_registration_comes_out_as_its_file_says() {
+    for case in all() {
+        let name = name(&case);
+        if name.contains("crossOrigin") {
+            // Genuine, and made in a frame of another origin, which this appliance does not allow.
+            assert_eq!(register_default(&case).unwrap_err().reason, "cross_origin");
+            continue;
+        }
+        let claims = register_default(&case).unwrap_or_else(|e| unreachable(&name, &e));
+        assert_eq!(claims["fmt"], case["fmt"], "{name}");
+        assert_eq!(claims["cose_alg"], case["cose_alg"], "{name}");
+        assert_eq!(claims["aaguid"], case["aaguid_hex"], "{name}");
+        let certified = !matches!(claims["attestation"].as_str(), Some("none" | "self"));
+        let root = case.contains_key("attestation_root_cert_der_hex") || case["root"].is_string();
+        assert_eq!(claims["trusted"], certified && root, "{name}");
+        let strict = WebauthnPolicy { require_trusted_chain: true, ..WebauthnPolicy::default() };
+        let verdict = verify_registration_case(&case, &strict, time(&case));
+        assert_eq!(verdict.is_ok(), !certified || root, "{name}");
+    }
+}
+
+#[expect(clippy::panic, reason = "tests")]
+fn unreachable(name: &str, e: &Refused) -> Claims {
+    panic!("{name}: {e}")
+}
+
+#[test]
+fn every_assertion_comes_out_as_its_file_says() {
+    for case in cases("w3c_l3.json", "cases") {
+        let verdict = verify_assertion_case(&case, &WebauthnPolicy::default(), time(&case));
+        if name(&case).contains("crossOrigin") {
+            assert_eq!(verdict.unwrap_err().reason, "cross_origin");
+            continue;
+        }
+        assert_eq!(verdict.unwrap()["type"], "webauthn-assertion");
+        for member in ["authenticator_data_hex", "signature_hex", "client_data_json_hex", "challenge_hex"] {
+            let text = case["authentication"][member].as_str().unwrap();
+            let length = unhex(text).unwrap().len();
+            for at in (0..length).step_by(7) {
+                let mut bytes = unhex(text).unwrap();
+                bytes[at] ^= 1 << (at % 8);
+                let mut changed = case.clone();
+                changed["authentication"][member] = json!(hex(&bytes));
+                let verdict = verify_assertion_case(&changed, &WebauthnPolicy::default(), time(&case));
+                assert!(verdict.is_err(), "{} with byte {at} of {member} changed", name(&case));
+            }
+        }
+    }
+}
+
+/// Parts of an attestation object that nothing vouches for, so that changing them may go unnoticed:
+/// - `none` and the statement's own `fmt` and keys: changing them makes another format or nothing at all;
+/// - certificates of statements without a known root: only the leaf's key counts, nobody signs the rest;
+/// - unsigned bits of a self-signed root that a chain repeats: it is compared by its key (its own signature is checked);
+/// - the name of the signature's algorithm outside of what a certificate's issuer signs: it must mean the same as the one
+///   inside, but may be written otherwise;
+/// - flags, counter and model within a U2F statement, which signs the credential without them;
+/// - the attested data of `none`, which no statement covers, beyond what the ceremony checks.
+///
+/// What is covered: authenticator data, `sig`, `pubArea`, `certInfo` of all statements, and all certificates under a root
+/// that is known.
+#[test]
+fn a_bit_that_something_vouches_for_cannot_be_turned() {
+    for case in all() {
+        let name = name(&case);
+        if register_default(&case).is_err() || case["fmt"] == "none" {
+            continue;
+        }
+        let object = object_of(&case);
+        let parsed = cbor::read(&object).unwrap();
+        let statement = parsed.member("attStmt").unwrap();
+        let mut parts: Vec<Vec<u8>> = vec![parsed.member("authData").unwrap().as_bytes().unwrap().to_vec()];
+        for member in ["sig", "pubArea", "certInfo"] {
+            parts.extend(statement.member(member).and_then(|v| v.as_bytes()).map(<[u8]>::to_vec));
+        }
+        let trusted = register_default(&case).unwrap()["trusted"] == true;
+        if let (true, Some(list)) = (trusted, statement.member("x5c").and_then(|v| v.as_array())) {
+            let ders: Vec<Vec<u8>> = list.iter().map(|v| v.as_bytes().unwrap().to_vec()).collect();
+            for certificate in crate::attest::chain::parse(&ders).unwrap() {
+                parts.push(certificate.tbs_certificate.as_ref().to_vec());
+                parts.push(certificate.signature_value.data.to_vec());
+            }
+        }
+        for (which, part) in parts.iter().enumerate() {
+            let start = object.windows(part.len()).position(|w| w == part).unwrap();
+            for at in (0..part.len()).step_by(part.len() / 24 + 1) {
+                if case["fmt"] == "fido-u2f" && which == 0 && (32..53).contains(&at) {
+                    continue;
+                }
+                let mut changed = object.clone();
+                changed[start + at] ^= 1 << (at % 8);
+                let verdict = register_default(&with_object(&case, &changed));
+                assert!(verdict.is_err(), "{name} with bit {} of byte {at} of {} turned", at % 8, part.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn each_rule_of_the_policy_counts() {
+    let all = all();
+    if all.is_empty() {
+        return;
+    }
+    let find = |part: &str| all.iter().find(|case| name(case).contains(part)).unwrap();
+    let base = WebauthnPolicy::default;
+    let surface = find("surface_pro_4");
+    for (case, policy, reason) in [
+        (surface, WebauthnPolicy { allow_tpm_rs1: false, ..base() }, "signature_algorithm"),
+        (surface, WebauthnPolicy { tpm_vendors: vec!["4E544300".to_owned()], ..base() }, "tpm_vendor"),
+        (surface, WebauthnPolicy { formats: vec!["packed".to_owned()], ..base() }, "format"),
+        (surface, WebauthnPolicy { aaguids: vec!["00".repeat(16)], ..base() }, "aaguid"),
+        (find("w3c-packed-self"), WebauthnPolicy { allow_self_attestation: false, ..base() }, "self_attestation"),
+        (find("w3c-packed-eddsa"), WebauthnPolicy { require_user_verification: true, ..base() }, "user_unverified"),
+        (find("w3c-android-key"), WebauthnPolicy { require_android_hardware: true, ..base() }, "key_description"),
+    ] {
+        let verdict = verify_registration_case(case, &policy, time(case));
+        assert_eq!(verdict.unwrap_err().reason, reason, "{}", name(case));
+    }
+    let pixel = find("android_key_hardware");
+    let strict = WebauthnPolicy { require_android_hardware: true, require_trusted_chain: true, ..base() };
+    assert_eq!(verify_registration_case(pixel, &strict, time(pixel)).unwrap()["security_level"], "tee");
+    let known = WebauthnPolicy {
+        tpm_vendors: vec!["494e5443".to_owned()],
+        aaguids: vec!["08987058CADC4B81B6E130DE50DCBE96".to_owned()],
+        ..base()
+    };
+    assert!(verify_registration_case(surface, &known, time(surface)).is_ok());
+}
+
+#[test]
+fn certificates_count_within_their_dates_and_under_their_root_only() {
+    let all = all();
+    for case in &all {
+        let Ok(claims) = register_default(case) else { continue };
+        if matches!(claims["attestation"].as_str(), Some("none" | "self")) {
+            continue;
+        }
+        for moment in ["1969-06-01T00:00:00Z", "3025-01-01T00:00:00Z"] {
+            let verdict = verify_registration_case(case, &WebauthnPolicy::default(), moment.parse().unwrap());
+            let reason = verdict.unwrap_err().reason;
+            assert!(matches!(reason, "certificate_not_yet_valid" | "certificate_expired"), "{}: {reason}", name(case));
+        }
+        // The root of another: one that was never asked.
+        if claims["trusted"] == true {
+            let mut changed = case.clone();
+            changed.remove("attestation_root_cert_der_hex");
+            let other =
+                if case["fmt"] == "apple" { "microsoft_tpm_root_2014.pem" } else { "apple_webauthn_root_ca.pem" };
+            changed.insert("root".to_owned(), json!(other));
+            let reason = verify_registration_case(&changed, &WebauthnPolicy::default(), time(case)).unwrap_err().reason;
+            assert_eq!(reason, "root_unknown", "{}", name(case));
+        }
+    }
+}
+
+/// A statement moved to another registration: genuine in every part, and about something else.
+#[test]
+fn a_statement_vouches_for_its_own_credential_only() {
+    let cases = cases("w3c_l3.json", "cases");
+    for one in &cases {
+        for other in &cases {
+            if one["name"] == other["name"] || one["fmt"] == "none" || name(one).contains("crossOrigin") {
+                continue;
+            }
+            // The object of `one` within the ceremony of `other`.
+            let verdict = register_default(&with_object(other, &object_of(one)));
+            assert!(verdict.is_err(), "{} in the ceremony of {}", name(one), name(other));
+        }
+    }
+}
+
+#[test]
+fn a_length_of_two_to_the_sixty_third_is_refused() {
+    let Some(case) = cases("w3c_l3.json", "cases").into_iter().find(|c| c["fmt"] == "tpm") else { return };
+    for head in [0x5b_u8, 0x7b, 0x9b, 0xbb] {
+        let mut object = object_of(&case);
+        let at = object.windows(7).position(|w| w == b"attStmt").unwrap() + 7;
+        object.splice(at..=at, [head, 0x80, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(register_default(&with_object(&case, &object)).unwrap_err().reason, "attestation_object");
+    }
+}
+
+#[test]
+fn a_case_that_lacks_a_member_is_told_so() {
+    let Some(case) = cases("w3c_l3.json", "cases").into_iter().next() else { return };
+    for member in ["rp_id", "origin"] {
+        let mut changed = case.clone();
+        changed.remove(member);
+        assert_eq!(register_default(&changed).unwrap_err().reason, "malformed_input");
+        changed.insert(member.to_owned(), json!(7));
+        assert_eq!(register_default(&changed).unwrap_err().reason, "malformed_input");
+    }
+    let verdict = verify_assertion_case(&Map::new(), &WebauthnPolicy::default(), Timestamp::EPOCH);
+    assert_eq!(verdict.unwrap_err().reason, "malformed_input");
+}
+
+#[test]
+fn a_policy_is_read_strictly() {
+    let policy: WebauthnPolicy = toml::from_str("allow_tpm_rs1 = false").unwrap();
+    assert_eq!(policy, WebauthnPolicy { allow_tpm_rs1: false, ..WebauthnPolicy::default() });
+    assert!(toml::from_str::<WebauthnPolicy>("allow_tpm_rs2 = false").is_err());
+}
+
+proptest::proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_bytes_make_the_verifiers_panic(pick in 0_usize..20, at in 0_usize..4000, with: [u8; 8], cut in 0_usize..4000) {
+        let all = all();
+        if let Some(case) = all.get(pick) {
+            let mut object = object_of(case);
+            let length = object.len();
+            for (offset, byte) in with.iter().enumerate() {
+                object[(at + offset) % length] = *byte;
+            }
+            let _ = register_default(&with_object(case, &object));
+            object.truncate(cut);
+            let _ = register_default(&with_object(case, &object));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Attestation on the wire. What comes with an enrollment is taken by the enrollment.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{AttestationView, Evidence};
+use crate::gate::{Caller, Context, Json, Nothing, Reply, Validate};
+use crate::kernel::error::FieldError;
+use crate::kernel::ids::DeviceId;
+use crate::kernel::{Kind, Refusal, Result, Timestamp};
+
+/// Which device a nonce is for.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NonceRequest {
+    /// The caller itself, or the name under which it will enroll.
+    #[schema(value_type = String, pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "BR-1")]
+    device_id: DeviceId,
+}
+
+impl Validate for NonceRequest {
+    fn device_id(&self) -> Option<&DeviceId> {
+        Some(&self.device_id)
+    }
+}
+
+/// A nonce.
+#[derive(Serialize, ToSchema)]
+pub struct NonceResponse {
+    /// 32 bytes in base64url.
+    nonce: String,
+    /// When it ends.
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Timestamp,
+}
+
+/// `POST /v1/attestation/nonce`
+pub async fn nonce(ctx: Context, Json(request): Json<NonceRequest>) -> Result<Reply<NonceResponse>> {
+    let tenant = match (ctx.caller(), ctx.enrollment_credential()) {
+        (Caller::Device(device), _) => device.entry.tenant,
+        (_, Some(token)) => {
+            let found = ctx.services().iam.tenant_of_enrollment_token(token, &request.device_id).await;
+            if let (Err(_), Some(ip)) = (&found, ctx.origin().ip) {
+                ctx.limiter().auth_failed(ip, ctx.now());
+            }
+            found?
+        }
+        _ => {
+            let detail = "A nonce is for a device with its own token, or for one that shows an enrollment token \
+                          (Authorization: Enrollment ...).";
+            return Err(Refusal::new(Kind::Unauthenticated, "unauthenticated", detail).into());
+        }
+    };
+    let (nonce, expires_at) = ctx.services().attestation.new_nonce(tenant, request.device_id, ctx.origin().ip).await?;
+    Ok(Reply::new(NonceResponse { nonce, expires_at }))
+}
+
+/// Evidence: `type`, `nonce` and the members that the type asks for.
+#[derive(Deserialize, Serialize, Clone, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Evidence)]
+pub struct EvidenceRequest {
+    /// `software`, `android-key`, `apple-attestation` or `play-integrity`.
+    #[serde(rename = "type")]
+    #[schema(rename = "type", max_length = 32)]
+    kind: String,
+    /// As it was handed out; used up by this.
+    #[schema(min_length = 43, max_length = 43)]
+    nonce: String,
+    /// `software`: ES256 by the enrolled key over `blockremote-attest-v1`, tenant, device and nonce, a line each; raw r||s
+    /// in base64url.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 128)]
+    signature: Option<String>,
+    /// `android-key`: the chain, leaf first. Its challenge is the SHA-256 of the same lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 60_000)]
+    chain_pem: Option<String>,
+    /// `apple-attestation`: the key's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 128)]
+    key_id_b64: Option<String>,
+    /// `apple-attestation`: the object. Its client data hash is the SHA-256 of the same lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 60_000)]
+    attestation_object_b64: Option<String>,
+    /// `play-integrity`: the token. Its nonce is the SHA-256 of the same lines in base64url.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 32_768)]
+    token: Option<String>,
+}
+
+impl EvidenceRequest {
+    /// The evidence in it.
+    ///
+    /// # Errors
+    /// 422 at the member, below `pointer`.
+    pub fn evidence(&self, pointer: &str) -> Result<Evidence> {
+        let members = serde_json::to_value(self).map_err(crate::kernel::Error::internal)?;
+        Evidence::of(members.as_object().cloned().unwrap_or_default(), pointer)
+    }
+}
+
+impl Validate for EvidenceRequest {
+    fn validate(&self, wrong: &mut Vec<FieldError>) {
+        let members: [(&str, Option<&String>, usize); 6] = [
+            ("/type", Some(&self.kind), 32),
+            ("/signature", self.signature.as_ref(), 128),
+            ("/chain_pem", self.chain_pem.as_ref(), 60_000),
+            ("/key_id_b64", self.key_id_b64.as_ref(), 128),
+            ("/attestation_object_b64", self.attestation_object_b64.as_ref(), 60_000),
+            ("/token", self.token.as_ref(), 32_768),
+        ];
+        for (pointer, text, max) in members {
+            if text.is_some_and(|t| t.chars().count() > max) {
+                let detail = format!("must have at most {max} characters");
+                wrong.push(FieldError { pointer: pointer.to_owned(), detail });
+            }
+        }
+        if self.nonce.chars().count() != 43 {
+            wrong.push(FieldError { pointer: "/nonce".to_owned(), detail: "must have 43 characters".to_owned() });
+        }
+    }
+}
+
+/// `POST /v1/devices/{device_id}/attestation`
+pub async fn attest(ctx: Context, Json(request): Json<EvidenceRequest>) -> Result<Reply<AttestationView>> {
+    let device = ctx.device()?;
+    let named: DeviceId = ctx.path("device_id")?;
+    if named != device.entry.id {
+        return Err(Refusal::not_found().into());
+    }
+    let evidence = request.evidence("")?;
+    let attestation = &ctx.services().attestation;
+    Ok(Reply::new(attestation.attest(&device.entry, evidence, ctx.origin().clone()).await?))
+}
+
+/// `GET /v1/devices/{device_id}/attestation`
+pub async fn show(ctx: Context, _: Nothing) -> Result<Reply<AttestationView>> {
+    let entry = ctx.device_entry(&ctx.path("device_id")?)?;
+    Ok(Reply::new(ctx.services().attestation.view(entry.tenant, entry.id.clone()).await?))
+}
+
+/// Whether the device was asked.
+#[derive(Serialize, ToSchema)]
+pub struct Asked {
+    /// Whether it was connected; one that is not is asked when its proof is too old and it comes back.
+    connected: bool,
+}
+
+/// `POST /v1/devices/{device_id}/attestation/request`
+pub async fn ask(ctx: Context, _: Nothing) -> Result<Reply<Asked>> {
+    let entry = ctx.device_entry(&ctx.path("device_id")?)?;
+    let services = ctx.services();
+    let connected = services.killswitch.hub().is_open(entry.no);
+    services.attestation.ask(&entry, ctx.actor()?, ctx.origin().clone()).await?;
+    Ok(Reply::new(Asked { connected }))
+}

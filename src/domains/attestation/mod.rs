@@ -1,0 +1,144 @@
+//! What devices prove of their hardware: nonces, verdicts, the state and score that follow from them.
+//!
+//! A nonce is bound to a tenant and a device, lives three minutes and is used up in the commit of the verdict it led to.
+//! The identical request again gets the stored answer and harms nobody; another body with a used nonce is a replay, and
+//! blocks the device. Failures count against the device that made them; the third within ten minutes puts it into
+//! quarantine. A key that is seen on two devices blocks both.
+//!
+//! Whether evidence holds is judged by `crate::attest`, off the threads that serve; this domain keeps what came of it.
+//! Knows nothing of HTTP.
+
+pub mod api;
+mod judge;
+mod model;
+mod nonce;
+mod rules;
+mod store;
+
+pub use api::EvidenceRequest;
+pub use judge::{Evidence, EvidenceKind, Judged};
+pub use model::{AttestationView, Level, Taken, VerdictView};
+pub use store::forget;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::attest::policy::Policy;
+use crate::domains::audit::{self, Action, NewEntry};
+use crate::domains::devices::{DeviceEntry, Devices};
+use crate::domains::killswitch::{KillSwitch, Notice, Outgoing};
+use crate::kernel::context::Origin;
+use crate::kernel::ids::{DeviceId, TenantId, UserId};
+use crate::kernel::pool::Pool;
+use crate::kernel::{Clock, Kind, Random, Refusal, Result};
+use crate::store::Store;
+
+/// What the configuration says about attestation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Life of a nonce, two to five minutes.
+    pub nonce_ttl: Duration,
+    /// Whether an accepted attestation releases a device that failed ones put into quarantine.
+    pub heals: bool,
+    /// How old the last proof may be before a device is asked again.
+    pub renew_after: Duration,
+    /// What evidence must show.
+    pub policy: Policy,
+    /// Team and bundle of the Apple app; `None`: its attestations are refused.
+    pub apple_app_id: Option<String>,
+    /// Keys and expectations of the app's Play Integrity tokens; `None`: they are refused.
+    pub play: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// Evidence that may wait for a thread.
+const WAITING_MAX: usize = 1_024;
+const BUSY: &str = "Too many attestations wait to be judged. Try again in a moment.";
+
+/// Proofs of hardware. Cheap to clone.
+#[derive(Clone)]
+pub struct Attestation {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    devices: Devices,
+    killswitch: KillSwitch,
+    clock: Clock,
+    random: Random,
+    settings: Settings,
+    pool: Pool,
+    /// Nonces that each network asked for; see [`nonce`].
+    asked: nonce::Asked,
+}
+
+impl Attestation {
+    /// # Errors
+    /// When the system gives no threads.
+    pub fn new(
+        devices: Devices,
+        killswitch: KillSwitch,
+        clock: Clock,
+        random: Random,
+        settings: Settings,
+    ) -> Result<Self> {
+        let pool = Pool::for_this_machine("attest", WAITING_MAX, BUSY)?;
+        let store = devices.store().clone();
+        let asked = nonce::Asked::default();
+        Ok(Self { inner: Arc::new(Inner { store, devices, killswitch, clock, random, settings, pool, asked }) })
+    }
+
+    /// Judges a registered device's evidence and stores what came of it.
+    ///
+    /// # Errors
+    /// 403 `attestation_refused`, `attestation_nonce_invalid`, `attestation_replayed`; 503 `overloaded`.
+    pub async fn attest(&self, entry: &DeviceEntry, evidence: Evidence, origin: Origin) -> Result<AttestationView> {
+        let device = entry.device();
+        let judged = self.judge(device.tenant, device.id.clone(), device.public_key.clone(), evidence).await?;
+        let (this, tenant, id) = (self.clone(), device.tenant, device.id.clone());
+        let taken = self.inner.store.write(move |tx| this.take_in(tx, tenant, &id, &judged, &origin)).await?;
+        match taken {
+            Taken::Accepted(view) => Ok(*view),
+            Taken::Refused(refusal) => Err((*refusal).into()),
+        }
+    }
+
+    /// How a device's attestation stands, and the newest verdicts.
+    pub async fn view(&self, tenant: TenantId, device: DeviceId) -> Result<AttestationView> {
+        let (now, renew_after) = (self.inner.clock.now(), self.inner.settings.renew_after);
+        self.inner.store.read_with(move |s| store::view(s, tenant, &device, now, renew_after)).await
+    }
+
+    /// A person asks a device to attest again; it hears so when it is connected.
+    pub async fn ask(&self, entry: &DeviceEntry, by: UserId, origin: Origin) -> Result<()> {
+        let (this, tenant, id) = (self.clone(), entry.tenant, entry.id.clone());
+        self.inner
+            .store
+            .write(move |tx| {
+                let note = NewEntry::new(Action::AttestationRequested, &origin).user(by).device(&id);
+                audit::append(tx, tenant, this.inner.clock.now(), &this.inner.random, &note).map(drop)
+            })
+            .await?;
+        self.remind(entry)
+    }
+
+    /// Tells a connected device that its proof is wanted: the notice `STATUS_AUDIT` with the reason `attest`.
+    fn remind(&self, entry: &DeviceEntry) -> Result<()> {
+        let killswitch = &self.inner.killswitch;
+        let payload = serde_json::json!({ "nonce_at": "/v1/attestation/nonce" });
+        let frame = killswitch.notice(entry, Notice::StatusAudit, "attest", payload)?;
+        killswitch.hub().send(entry.no, Outgoing::Notice(frame));
+        Ok(())
+    }
+
+    /// Forgets counters of networks that are quiet; run from time to time.
+    pub fn sweep(&self) {
+        self.inner.asked.sweep(self.inner.clock.now());
+    }
+}
+
+/// 403: a new device has to prove its hardware.
+pub fn required() -> Refusal {
+    let detail = "This tenant demands proof of the device's hardware. Send attestation with the enrollment.";
+    Refusal::new(Kind::Forbidden, "attestation_required", detail)
+}

@@ -1,0 +1,356 @@
+//! Taking evidence in: nonce, verdict, state, history and what follows from them, in one commit.
+
+use std::time::Duration;
+
+use super::judge::{Judged, Proven};
+use super::model::{AttestationView, NonceRow, StateRow, Taken, Used, VerdictView};
+use super::{Attestation, rules};
+use crate::attest::Refused;
+use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
+use crate::domains::devices::{self, BlockCause, Blocked, Device, DeviceState};
+use crate::domains::killswitch::{self, NewCommand};
+use crate::kernel::context::Origin;
+use crate::kernel::ids::{DeviceId, TenantId};
+use crate::kernel::{Kind, Refusal, Result, Timestamp};
+use crate::store::tables::{ATTESTATION_NONCES, ATTESTATION_STATES, ATTESTATION_VERDICTS, ATTESTED_KEYS, Key};
+use crate::store::{Snapshot, Tx, codec};
+
+/// Failures within this time that put a device into quarantine.
+const FAILURES_MAX: usize = 3;
+const FAILURES_WITHIN: Duration = Duration::from_secs(600);
+/// Verdicts that are kept of one device, and shown.
+const VERDICTS_KEPT: u64 = 100;
+const VERDICTS_SHOWN: usize = 20;
+
+fn device_key(tenant: TenantId, device: &DeviceId) -> Key {
+    Key::new().bytes(tenant.to_bytes()).text(device.as_str())
+}
+
+/// Where the nonces of a device stand.
+pub(super) fn nonce_prefix(tenant: TenantId, device: &DeviceId) -> Key {
+    device_key(tenant, device)
+}
+
+/// Removes what is stored of a device that is removed.
+pub fn forget(tx: &mut Tx<'_>, tenant: TenantId, device: &DeviceId) -> Result<()> {
+    let state: Option<StateRow> = tx.get(ATTESTATION_STATES, device_key(tenant, device))?;
+    if let Some(key) = state.and_then(|s| s.key) {
+        tx.delete(ATTESTED_KEYS, Key::new().bytes(tenant.to_bytes()).text(&key))?;
+    }
+    tx.delete(ATTESTATION_STATES, device_key(tenant, device))?;
+    for table in [ATTESTATION_NONCES, ATTESTATION_VERDICTS] {
+        let prefix = device_key(tenant, device);
+        let end = prefix.end_of_prefix().unwrap_or_default();
+        while tx.delete_range(table, &prefix, &end, 1_000)? > 0 {}
+    }
+    Ok(())
+}
+
+fn nonce_invalid() -> Refusal {
+    let detail = "The nonce is unknown, was handed out for another device, or has ended. Ask for a new one.";
+    Refusal::new(Kind::Forbidden, "attestation_nonce_invalid", detail)
+}
+
+fn refused(reason: &str) -> Refusal {
+    let detail = format!("The attestation was refused: {reason}. Ask for a new nonce before you try again.");
+    let extra = serde_json::json!({ "reason": reason });
+    let refusal = Refusal::new(Kind::Forbidden, "attestation_refused", detail);
+    Refusal { extra: extra.as_object().cloned().map(Box::new), ..refusal }
+}
+
+fn replayed() -> Refusal {
+    let detail = "This nonce was used before, by another request. The device was blocked.";
+    Refusal::new(Kind::Forbidden, "attestation_replayed", detail)
+}
+
+impl Attestation {
+    /// Takes judged evidence in, within the caller's transaction. A refusal is part of what is committed. A device that
+    /// is only being enrolled has no row yet: nothing is blocked then.
+    pub fn take_in(
+        &self,
+        tx: &mut Tx<'_>,
+        tenant: TenantId,
+        id: &DeviceId,
+        judged: &Judged,
+        origin: &Origin,
+    ) -> Result<Taken> {
+        let now = self.inner.clock.now();
+        let place = nonce_prefix(tenant, id).bytes(judged.nonce_hash);
+        let nonce: Option<NonceRow> = tx.get(ATTESTATION_NONCES, &place)?;
+        let mut device = devices::load(tx, tenant, id)?;
+        match nonce {
+            Some(NonceRow { used: Some(used), .. }) => {
+                if used.body == judged.body_hash {
+                    return Ok(match used.answer {
+                        Some(view) => Taken::Accepted(Box::new(view)),
+                        None => Taken::Refused(Box::new(refused(used.reason.as_deref().unwrap_or("refused")))),
+                    });
+                }
+                if let Some(device) = &mut device {
+                    const WHY: &str =
+                        "a nonce came back with another attestation: somebody replays or races the device";
+                    self.block(tx, device, killswitch::Action::LockSystem, WHY, origin)?;
+                }
+                let entry = NewEntry::new(Action::AttestationReplayed, origin).device(id).level(ThreatLevel::Critical);
+                audit::append(tx, tenant, now, &self.inner.random, &entry)?;
+                return Ok(Taken::Refused(Box::new(replayed())));
+            }
+            Some(row) if now < row.expires_at => {}
+            Some(_) | None => {
+                self.fail(tx, tenant, id, device.as_mut(), judged.kind, "nonce", origin)?;
+                return Ok(Taken::Refused(Box::new(nonce_invalid())));
+            }
+        }
+        let copied = match (&judged.verdict, &device) {
+            (Ok(proven), None) => self.copied(tx, tenant, id, proven, origin)?,
+            _ => None,
+        };
+        let (taken, answer, reason) = match &judged.verdict {
+            Ok(_) if copied.is_some() => {
+                const WHY: &str = "key_of_another_device";
+                self.fail(tx, tenant, id, None, judged.kind, WHY, origin)?;
+                (Taken::Refused(Box::new(refused(WHY))), None, Some(WHY.to_owned()))
+            }
+            Ok(proven) => {
+                let view = self.accept(tx, tenant, id, device.as_mut(), judged.kind, proven, origin)?;
+                (Taken::Accepted(Box::new(view.clone())), Some(view), None)
+            }
+            Err(Refused { reason, detail }) => {
+                tracing::debug!(device = %id, reason, detail, "an attestation was refused");
+                self.fail(tx, tenant, id, device.as_mut(), judged.kind, reason, origin)?;
+                (Taken::Refused(Box::new(refused(reason))), None, Some((*reason).to_owned()))
+            }
+        };
+        let used = Used { body: judged.body_hash.clone(), at: now, answer, reason };
+        tx.put(ATTESTATION_NONCES, &place, &NonceRow { expires_at: now, used: Some(used) })?;
+        Ok(taken)
+    }
+
+    /// The enrolled device whose attested key a new one brings, blocked by this: one of them is a copy.
+    fn copied(
+        &self,
+        tx: &mut Tx<'_>,
+        tenant: TenantId,
+        id: &DeviceId,
+        proven: &Proven,
+        origin: &Origin,
+    ) -> Result<Option<DeviceId>> {
+        let Some((key, _)) = &proven.key else { return Ok(None) };
+        let owner = tx.get_raw(ATTESTED_KEYS, Key::new().bytes(tenant.to_bytes()).text(key))?;
+        let owner = owner.as_deref().and_then(|o| std::str::from_utf8(o).ok()?.parse::<DeviceId>().ok());
+        let Some(owner) = owner.filter(|owner| owner != id) else { return Ok(None) };
+        if let Some(mut other) = devices::load(tx, tenant, &owner)? {
+            let why = format!("its attested key came with the enrollment of {id}: one of them is a copy");
+            self.block(tx, &mut other, killswitch::Action::LockSystem, &why, origin)?;
+        }
+        Ok(Some(owner))
+    }
+
+    fn state(tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId) -> Result<StateRow> {
+        Ok(tx.get(ATTESTATION_STATES, device_key(tenant, id))?.unwrap_or_default())
+    }
+
+    fn verdict(
+        tx: &mut Tx<'_>,
+        tenant: TenantId,
+        id: &DeviceId,
+        state: &mut StateRow,
+        verdict: &VerdictView,
+    ) -> Result<()> {
+        state.verdicts += 1;
+        tx.put(ATTESTATION_VERDICTS, device_key(tenant, id).number(state.verdicts), verdict)?;
+        if let Some(old) = state.verdicts.checked_sub(VERDICTS_KEPT) {
+            tx.delete(ATTESTATION_VERDICTS, device_key(tenant, id).number(old))?;
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one commit's worth of facts")]
+    fn accept(
+        &self,
+        tx: &mut Tx<'_>,
+        tenant: TenantId,
+        id: &DeviceId,
+        device: Option<&mut Device>,
+        kind: &'static str,
+        proven: &Proven,
+        origin: &Origin,
+    ) -> Result<AttestationView> {
+        let now = self.inner.clock.now();
+        let mut state = Self::state(tx, tenant, id)?;
+        let changed = state.verified_at.is_some() && hardware(&state.claims) != hardware(&proven.claims);
+        let key = proven.key.as_ref().map(|(hash, _)| hash.clone());
+        if state.key != key {
+            if let Some(old) = &state.key {
+                tx.delete(ATTESTED_KEYS, Key::new().bytes(tenant.to_bytes()).text(old))?;
+            }
+            state.key_since = Some(now);
+        }
+        let shared = match &key {
+            Some(key) => self.claim_key(tx, tenant, id, key)?,
+            None => None,
+        };
+        state.level = proven.level;
+        state.kind = Some(kind.to_owned());
+        state.claims = proven.claims.clone();
+        state.spki = proven.key.as_ref().map(|(_, spki)| spki.clone());
+        state.root = proven.root.clone();
+        state.key = key;
+        state.verified_at = Some(now);
+        state.failures.clear();
+        let verdict = VerdictView {
+            at: now,
+            kind: kind.to_owned(),
+            result: "accepted".to_owned(),
+            reason: None,
+            root: proven.root.clone(),
+        };
+        Self::verdict(tx, tenant, id, &mut state, &verdict)?;
+        tx.put(ATTESTATION_STATES, device_key(tenant, id), &state)?;
+        let entry = NewEntry::new(Action::AttestationAccepted, origin).device(id).reason(kind);
+        audit::append(tx, tenant, now, &self.inner.random, &entry.attestation(proven.level.name()))?;
+        if let Some(device) = device {
+            if let Some(other) = shared {
+                let why = format!("its attested key is also that of {other}: one of them is a copy");
+                self.block(tx, device, killswitch::Action::LockSystem, &why, origin)?;
+                if let Some(mut other) = devices::load(tx, tenant, &other)? {
+                    let why = format!("its attested key is also that of {id}: one of them is a copy");
+                    self.block(tx, &mut other, killswitch::Action::LockSystem, &why, origin)?;
+                }
+            } else if changed {
+                let entry = NewEntry::new(Action::DeviceChallenged, origin)
+                    .device(id)
+                    .level(ThreatLevel::Medium)
+                    .reason("what its hardware says of itself is another than before");
+                audit::append(tx, tenant, now, &self.inner.random, &entry.attestation(proven.level.name()))?;
+            } else if self.inner.settings.heals {
+                self.heal(tx, device, origin)?;
+            }
+        }
+        view_of(id, &state, vec![verdict], now, self.inner.settings.renew_after)
+    }
+
+    /// Notes whose the key is; the other device when it is another's already.
+    fn claim_key(&self, tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId, key: &str) -> Result<Option<DeviceId>> {
+        let place = Key::new().bytes(tenant.to_bytes()).text(key);
+        let owner = tx.get_raw(ATTESTED_KEYS, &place)?;
+        let owner = owner.as_deref().and_then(|o| std::str::from_utf8(o).ok()?.parse::<DeviceId>().ok());
+        match owner {
+            Some(owner) if owner != *id => Ok(Some(owner)),
+            _ => {
+                tx.put_raw(ATTESTED_KEYS, &place, id.as_str().as_bytes())?;
+                Ok(None)
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one commit's worth of facts")]
+    fn fail(
+        &self,
+        tx: &mut Tx<'_>,
+        tenant: TenantId,
+        id: &DeviceId,
+        device: Option<&mut Device>,
+        kind: &'static str,
+        reason: &str,
+        origin: &Origin,
+    ) -> Result<()> {
+        let now = self.inner.clock.now();
+        let entry = NewEntry::new(Action::AttestationRefused, origin)
+            .device(id)
+            .level(ThreatLevel::Medium)
+            .reason(format!("{kind}: {reason}"));
+        audit::append(tx, tenant, now, &self.inner.random, &entry)?;
+        // Who is not enrolled has nothing to be quarantined; the limits by address hold.
+        let Some(device) = device else { return Ok(()) };
+        let mut state = Self::state(tx, tenant, id)?;
+        state.failures.retain(|at| now.since(*at) < FAILURES_WITHIN);
+        state.failures.push(now);
+        let verdict = VerdictView {
+            at: now,
+            kind: kind.to_owned(),
+            result: "refused".to_owned(),
+            reason: Some(reason.to_owned()),
+            root: None,
+        };
+        Self::verdict(tx, tenant, id, &mut state, &verdict)?;
+        let quarantine = state.failures.len() >= FAILURES_MAX;
+        tx.put(ATTESTATION_STATES, device_key(tenant, id), &state)?;
+        if quarantine {
+            const WHY: &str = "three attestations were refused within ten minutes";
+            self.block(tx, device, killswitch::Action::ImmediateQuarantine, WHY, origin)?;
+        }
+        Ok(())
+    }
+
+    fn block(
+        &self,
+        tx: &mut Tx<'_>,
+        device: &mut Device,
+        action: killswitch::Action,
+        why: &str,
+        origin: &Origin,
+    ) -> Result<Blocked> {
+        let note = NewEntry::new(Action::DeviceBlocked, origin).device(&device.id).level(ThreatLevel::High).reason(why);
+        self.inner.killswitch.block(tx, device, BlockCause::Attestation, &NewCommand::new(action, why), note, origin)
+    }
+
+    /// Releases a device that nothing but failed attestations holds.
+    fn heal(&self, tx: &mut Tx<'_>, device: &mut Device, origin: &Origin) -> Result<()> {
+        let quarantined = matches!(&device.state, DeviceState::Blocked { cause: BlockCause::Attestation, reason, .. }
+            if reason.starts_with("three attestations"));
+        if !quarantined {
+            return Ok(());
+        }
+        const WHY: &str = "the device attested cleanly";
+        devices::unblock(device);
+        let entry = NewEntry::new(Action::DeviceUnblocked, origin).device(&device.id).reason(WHY);
+        audit::append(tx, device.tenant, self.inner.clock.now(), &self.inner.random, &entry)?;
+        self.inner.killswitch.issue(tx, device, &NewCommand::new(killswitch::Action::Unlock, WHY), origin)?;
+        devices::save(tx, &self.inner.devices, device)
+    }
+}
+
+/// What of the claims is the hardware's own and does not change with an update.
+fn hardware(claims: &crate::attest::Claims) -> Vec<Option<&serde_json::Value>> {
+    ["security_level", "verified_boot_key_hex", "root", "model"].iter().map(|name| claims.get(*name)).collect()
+}
+
+fn view_of(
+    id: &DeviceId,
+    state: &StateRow,
+    history: Vec<VerdictView>,
+    now: Timestamp,
+    renew_after: Duration,
+) -> Result<AttestationView> {
+    Ok(AttestationView {
+        device_id: id.clone(),
+        level: state.level,
+        kind: state.kind.clone(),
+        score: rules::score(state.level, &state.claims, state.verified_at, now, renew_after),
+        stale: state.verified_at.is_none_or(|at| now.since(at) > renew_after),
+        claims: state.claims.clone(),
+        key_sha256: state.key.clone(),
+        root: state.root.clone(),
+        verified_at: state.verified_at,
+        recent_failures: state.failures.iter().filter(|at| now.since(**at) < FAILURES_WITHIN).count(),
+        history,
+    })
+}
+
+/// How a device's attestation stands.
+pub(super) fn view(
+    snapshot: &Snapshot,
+    tenant: TenantId,
+    id: &DeviceId,
+    now: Timestamp,
+    renew_after: Duration,
+) -> Result<AttestationView> {
+    let state: Option<StateRow> = snapshot.get(ATTESTATION_STATES, device_key(tenant, id))?;
+    let mut history = Vec::new();
+    snapshot.visit_back(ATTESTATION_VERDICTS, &device_key(tenant, id), None, |_, value| {
+        history.push(codec::decode(value)?);
+        Ok(history.len() < VERDICTS_SHOWN)
+    })?;
+    view_of(id, &state.unwrap_or_default(), history, now, renew_after)
+}
