@@ -1,10 +1,13 @@
 //! The one write path: a bounded queue, one thread, one commit for everything that queued while the last one ran.
 //!
-//! Order within a batch: changes first, heartbeats then, housekeeping last. A change that refuses after it has written
+//! Order within a batch: changes first, heartbeats then, housekeeping last. Changes run in the order of their arrival, for
+//! at most [`CHANGES_BUDGET`] a batch; those left over wait for the next one, while every waiting heartbeat goes into this
+//! one: after a restart thousands of sessions are renewed at once, and no attack may wait behind them. A change that refuses after it has written
 //! spoils the batch: it is aborted and its changes are run again one by one, so that only the guilty one fails. Heartbeats
 //! move engine state in memory and therefore run after the last point at which a batch can be aborted for a reason other
 //! than a broken store. A broken store is final: nothing is retried, everybody waiting hears that the outcome is unknown.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -80,47 +83,49 @@ pub(super) struct Writer {
 
 const IDLE_TICK: Duration = Duration::from_millis(500);
 
+/// How long the changes of one batch may run before the rest of them waits for the next. A few times the price of a commit:
+/// less would spend the writer's time on commits, more would make heartbeats wait.
+const CHANGES_BUDGET: Duration = Duration::from_micros(1_500);
+
 impl Writer {
     /// Runs until it is told to stop and nothing waits any more.
     pub fn run(mut self) {
-        let mut changes: Vec<Box<dyn Job>> = Vec::new();
+        let mut changes: VecDeque<Box<dyn Job>> = VecDeque::new();
         let mut signals: Vec<Box<dyn Job>> = Vec::new();
         let mut buffer = Vec::new();
         loop {
-            let idle = match self.queue.recv_timeout(IDLE_TICK) {
-                Ok(job) => {
-                    let mut taken = 1;
-                    let mut next = Some(job);
-                    while let Some(job) = next.take() {
-                        if job.is_signal() {
-                            signals.push(job)
-                        } else {
-                            changes.push(job)
-                        }
-                        if taken < limits::WRITE_BATCH_MAX {
-                            next = self.queue.try_recv().ok();
-                            taken += 1;
-                        }
-                    }
-                    false
+            let mut next = if changes.is_empty() && signals.is_empty() {
+                match self.queue.recv_timeout(IDLE_TICK) {
+                    Ok(job) => Some(job),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return,
                 }
-                Err(RecvTimeoutError::Timeout) => true,
-                Err(RecvTimeoutError::Disconnected) => return,
+            } else {
+                self.queue.try_recv().ok()
             };
-            let jobs = changes.len() + signals.len();
-            self.state.queued.fetch_sub(jobs as u64, Ordering::Relaxed);
-            if self.state.failed.load(Ordering::Acquire) {
-                finish(&mut changes, &mut signals, Fate::Unknown);
-                continue;
-            }
-            match self.commit_batch(&mut changes, &mut signals, buffer, idle) {
-                Ok(returned) => buffer = returned,
-                Err(cause) => {
-                    self.state.failed.store(true, Ordering::Release);
-                    (self.on_failure)(&cause.to_string());
-                    buffer = Vec::new();
-                    finish(&mut changes, &mut signals, Fate::Unknown);
+            let idle = next.is_none() && changes.is_empty() && signals.is_empty();
+            while let Some(job) = next.take() {
+                if job.is_signal() {
+                    signals.push(job)
+                } else {
+                    changes.push_back(job)
                 }
+                if signals.len() < limits::WRITE_BATCH_MAX && changes.len() < limits::WRITE_QUEUE_MAX {
+                    next = self.queue.try_recv().ok();
+                }
+            }
+            if !self.state.failed.load(Ordering::Acquire) {
+                match self.commit_batch(&mut changes, &mut signals, buffer, idle) {
+                    Ok(returned) => buffer = returned,
+                    Err(cause) => {
+                        self.state.failed.store(true, Ordering::Release);
+                        (self.on_failure)(&cause.to_string());
+                        buffer = Vec::new();
+                    }
+                }
+            }
+            if self.state.failed.load(Ordering::Acquire) {
+                self.finish(changes.drain(..).chain(signals.drain(..)), Fate::Unknown);
             }
             if self.state.stopping.load(Ordering::Acquire) && self.state.queued.load(Ordering::Acquire) == 0 {
                 return;
@@ -128,37 +133,41 @@ impl Writer {
         }
     }
 
-    /// One batch, one commit; the jobs are drained when it is durable. An error means that the store is broken.
+    /// One batch, one commit: the first of the changes and all of the signals. What it took is gone from both when it is
+    /// durable. An error means that the store is broken.
     fn commit_batch(
         &mut self,
-        changes: &mut Vec<Box<dyn Job>>,
+        changes: &mut VecDeque<Box<dyn Job>>,
         signals: &mut Vec<Box<dyn Job>>,
         buffer: Vec<u8>,
         idle: bool,
     ) -> Result<Vec<u8>> {
         let watch = Stopwatch::start();
-        let jobs = changes.len() + signals.len();
         let txn = self.begin()?;
         let mut tx = Tx::new(&txn, self.next_block, journal::start_block(buffer));
+        let mut ran = 0;
         let mut spoiled = false;
-        for job in changes.iter_mut() {
+        for job in changes.iter_mut().take(limits::WRITE_BATCH_MAX) {
             let mark = tx.mark();
             let refused = job.run(&mut tx).is_err();
+            ran += 1;
             if tx.is_broken() {
                 return Err(Error::internal("a read or write inside the batch failed"));
             }
-            if refused && tx.refused_since(mark) {
-                spoiled = true;
+            spoiled = refused && tx.refused_since(mark);
+            if spoiled || watch.elapsed() >= CHANGES_BUDGET {
                 break;
             }
         }
         if spoiled {
             drop(tx);
             txn.abort().map_err(Error::internal)?;
-            for job in changes.drain(..) {
-                self.commit_alone(job)?;
+            for _ in 0..ran {
+                if let Some(job) = changes.pop_front() {
+                    self.commit_alone(job)?;
+                }
             }
-            return self.commit_batch(changes, signals, Vec::new(), idle);
+            return Ok(Vec::new());
         }
         for job in signals.iter_mut() {
             let mark = tx.mark();
@@ -173,7 +182,7 @@ impl Writer {
         if tx.is_empty() {
             drop(tx);
             txn.abort().map_err(Error::internal)?;
-            finish(changes, signals, Fate::Committed);
+            self.finish(changes.drain(..ran).chain(signals.drain(..)), Fate::Committed);
             return Ok(Vec::new());
         }
         let (after, buffer, has_block) = tx.close(self.clock.now().as_millis())?;
@@ -188,7 +197,8 @@ impl Writer {
             }
         }
         after.into_iter().for_each(|f| f());
-        finish(changes, signals, Fate::Committed);
+        let jobs = ran + signals.len();
+        self.finish(changes.drain(..ran).chain(signals.drain(..)), Fate::Committed);
         self.count(watch.elapsed(), jobs);
         Ok(buffer)
     }
@@ -199,7 +209,7 @@ impl Writer {
         let txn = match self.begin() {
             Ok(txn) => txn,
             Err(e) => {
-                job.finish(Fate::Unknown);
+                self.finish([job].into_iter(), Fate::Unknown);
                 return Err(e);
             }
         };
@@ -218,7 +228,7 @@ impl Writer {
                 Ok(())
             })
         };
-        job.finish(if outcome.is_ok() { Fate::Committed } else { Fate::Unknown });
+        self.finish([job].into_iter(), if outcome.is_ok() { Fate::Committed } else { Fate::Unknown });
         self.count(watch.elapsed(), 1);
         outcome
     }
@@ -237,9 +247,12 @@ impl Writer {
             observer(took, jobs);
         }
     }
-}
 
-/// Tells the callers what became of their jobs.
-fn finish(changes: &mut Vec<Box<dyn Job>>, signals: &mut Vec<Box<dyn Job>>, fate: Fate) {
-    changes.drain(..).chain(signals.drain(..)).for_each(|job| job.finish(fate));
+    /// Tells the callers what became of their jobs.
+    fn finish(&self, jobs: impl Iterator<Item = Box<dyn Job>>, fate: Fate) {
+        for job in jobs {
+            self.state.queued.fetch_sub(1, Ordering::Relaxed);
+            job.finish(fate);
+        }
+    }
 }
