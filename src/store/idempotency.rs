@@ -33,16 +33,17 @@ fn key(tenant: [u8; 16], once: &Once) -> Key {
     Key::new().bytes(tenant).bytes(once.name)
 }
 
-/// The first answer, if this request was answered within the last 24 hours.
+/// The first answer, if this request bears a key and was answered within the last 24 hours.
 ///
 /// # Errors
 /// 409 `idempotency_conflict` when the key was used with another body.
 pub fn recall<T: DeserializeOwned>(
     tx: &mut Tx<'_>,
     tenant: [u8; 16],
-    once: &Once,
+    once: Option<&Once>,
     now: Timestamp,
 ) -> Result<Option<T>> {
+    let Some(once) = once else { return Ok(None) };
     let Some(row) = tx.get::<AnswerRow>(IDEMPOTENCY, key(tenant, once))? else { return Ok(None) };
     if now.since(row.at) >= LIFETIME {
         return Ok(None);
@@ -54,14 +55,15 @@ pub fn recall<T: DeserializeOwned>(
     serde_json::from_value(row.answer).map(Some).map_err(Error::internal)
 }
 
-/// Keeps the answer in the same commit as what it tells of.
+/// Keeps the answer to a request that bears a key, in the same commit as what it tells of.
 pub fn remember<T: Serialize>(
     tx: &mut Tx<'_>,
     tenant: [u8; 16],
-    once: &Once,
+    once: Option<&Once>,
     now: Timestamp,
     answer: &T,
 ) -> Result<()> {
+    let Some(once) = once else { return Ok(()) };
     let answer = serde_json::to_value(answer).map_err(Error::internal)?;
     tx.put(IDEMPOTENCY, key(tenant, once), &AnswerRow { body: once.body, at: now, answer })
 }

@@ -96,6 +96,32 @@ impl Snapshot {
         self.visit(table, prefix.as_ref(), end.as_ref().map(AsRef::as_ref), visit)
     }
 
+    /// At most `limit` of what `take` makes of the values whose key starts with `prefix`, in ascending order, and whether
+    /// there are more. `after` is the key of the last one of the page before; what `take` makes nothing of is passed over.
+    pub fn page<T>(
+        &self,
+        table: Table,
+        prefix: &Key,
+        after: Option<Key>,
+        limit: usize,
+        mut take: impl FnMut(&[u8]) -> Result<Option<T>>,
+    ) -> Result<(Vec<T>, bool)> {
+        // With a zero behind it, a key is the lowest of those above itself.
+        let from = after.map_or_else(|| prefix.clone(), |key| key.byte(0));
+        let end = prefix.end_of_prefix();
+        let (mut page, mut more) = (Vec::new(), false);
+        self.visit(table, from.as_ref(), end.as_ref().map(AsRef::as_ref), |_, value| {
+            if let Some(one) = take(value)? {
+                more = page.len() >= limit;
+                if !more {
+                    page.push(one);
+                }
+            }
+            Ok(!more)
+        })?;
+        Ok((page, more))
+    }
+
     /// Every row of a table, with its key.
     pub fn rows<R: Row>(&self, table: Table, mut visit: impl FnMut(&[u8], R) -> Result<()>) -> Result<()> {
         self.visit(table, &[], None, |key, value| {

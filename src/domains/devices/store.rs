@@ -110,16 +110,8 @@ pub fn unblock(device: &mut Device) -> bool {
 /// One page of a tenant's devices, by name.
 pub(super) fn page(snapshot: &Snapshot, tenant: TenantId, after: Option<&DeviceId>, limit: usize) -> Result<Page> {
     let prefix = Key::new().bytes(tenant.to_bytes());
-    let end = prefix.end_of_prefix();
-    // The byte after the closing zero: the first key behind the named device.
-    let from =
-        after.map_or_else(|| prefix.clone(), |id| Key::new().bytes(tenant.to_bytes()).bytes(id.as_str()).byte(1));
-    let mut devices = Vec::new();
-    snapshot.visit(DEVICES, from.as_ref(), end.as_ref().map(AsRef::as_ref), |_, value| {
-        devices.push(codec::decode::<Device>(value)?);
-        Ok(devices.len() <= limit)
-    })?;
-    let more = devices.len() > limit;
-    devices.truncate(limit);
-    Ok(Page { next: if more { devices.last().map(|d| d.id.clone()) } else { None }, devices })
+    let after = after.map(|id| key(tenant, id));
+    let (devices, more) =
+        snapshot.page(DEVICES, &prefix, after, limit, |value| codec::decode::<Device>(value).map(Some))?;
+    Ok(Page { next: devices.last().filter(|_| more).map(|d| d.id.clone()), devices })
 }

@@ -145,7 +145,7 @@ impl Iam {
             .store
             .write(move |tx| {
                 let now = this.inner.clock.now();
-                if let Some(view) = recalled(tx, tenant, once.as_ref(), now)? {
+                if let Some(view) = idempotency::recall(tx, tenant.to_bytes(), once.as_ref(), now)? {
                     return Ok(IssuedKey { view, key: None });
                 }
                 if new.expires_at <= now || new.expires_at > now.plus(LIFETIME_MAX) {
@@ -187,7 +187,7 @@ impl Iam {
                 let about = format!("until {}, scopes {}", row.expires_at, row.scopes.scope());
                 this.note_key(tx, action, &row, &about, by, &origin)?;
                 let view = this.view_of(&row);
-                remember(tx, tenant, once.as_ref(), now, &view)?;
+                idempotency::remember(tx, tenant.to_bytes(), once.as_ref(), now, &view)?;
                 Ok(IssuedKey { view, key: Some(text_of(&row, &secret)) })
             })
             .await
@@ -212,7 +212,7 @@ impl Iam {
             .store
             .write(move |tx| {
                 let now = this.inner.clock.now();
-                if let Some(view) = recalled(tx, tenant, once.as_ref(), now)? {
+                if let Some(view) = idempotency::recall(tx, tenant.to_bytes(), once.as_ref(), now)? {
                     return Ok(IssuedKey { view, key: None });
                 }
                 let mut row = load(tx, tenant, KeyKind::Api, id)?;
@@ -228,7 +228,7 @@ impl Iam {
                 let about = format!("the old secret works for {} s more", overlap.as_secs());
                 this.note_key(tx, Action::ApiKeyRotated, &row, &about, by, &origin)?;
                 let view = this.view_of(&row);
-                remember(tx, tenant, once.as_ref(), now, &view)?;
+                idempotency::remember(tx, tenant.to_bytes(), once.as_ref(), now, &view)?;
                 Ok(IssuedKey { view, key: Some(text_of(&row, &secret)) })
             })
             .await
@@ -427,20 +427,6 @@ fn load(tx: &mut Tx<'_>, tenant: TenantId, kind: KeyKind, id: ApiKeyId) -> Resul
 
 fn text_of(row: &ApiKeyRow, secret: &str) -> Zeroizing<String> {
     Zeroizing::new(format!("{}{}.{secret}", row.kind.prefix(), row.prefix))
-}
-
-fn recalled(tx: &mut Tx<'_>, tenant: TenantId, once: Option<&Once>, now: Timestamp) -> Result<Option<ApiKeyView>> {
-    match once {
-        Some(once) => idempotency::recall(tx, tenant.to_bytes(), once, now),
-        None => Ok(None),
-    }
-}
-
-fn remember(tx: &mut Tx<'_>, tenant: TenantId, once: Option<&Once>, now: Timestamp, first: &ApiKeyView) -> Result<()> {
-    match once {
-        Some(once) => idempotency::remember(tx, tenant.to_bytes(), once, now, first),
-        None => Ok(()),
-    }
 }
 
 /// Makes sure that one more fits. Rows of expired credentials stay until their place is needed: then the one that ended

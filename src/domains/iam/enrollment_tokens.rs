@@ -120,9 +120,7 @@ impl Iam {
             .write(move |tx| {
                 let now = this.inner.clock.now();
                 authority.bound(tx, tenant, Permission::DevicesWrite)?;
-                if let Some(once) = &once
-                    && let Some(first) = idempotency::recall(tx, tenant.to_bytes(), once, now)?
-                {
+                if let Some(first) = idempotency::recall(tx, tenant.to_bytes(), once.as_ref(), now)? {
                     return Ok(first);
                 }
                 // Who set up a gateway may have left since.
@@ -137,10 +135,8 @@ impl Iam {
                 let (token, row) = make_token(tx, tenant, owner, &spec, now, &this.inner.random, &origin)?;
                 let token = Some(token.expose().to_owned());
                 let created = CreatedEnrollmentToken { token, details: row.into() };
-                if let Some(once) = &once {
-                    let again = CreatedEnrollmentToken { token: None, ..created.clone() };
-                    idempotency::remember(tx, tenant.to_bytes(), once, now, &again)?;
-                }
+                let again = CreatedEnrollmentToken { token: None, ..created.clone() };
+                idempotency::remember(tx, tenant.to_bytes(), once.as_ref(), now, &again)?;
                 Ok(created)
             })
             .await
@@ -156,19 +152,13 @@ impl Iam {
         self.inner
             .store
             .read_with(move |snapshot| {
-                let (mut page, mut next) = (Vec::new(), None);
-                let from = key(tenant, after.unwrap_or(EnrollmentId::NIL));
-                let end = Key::new().bytes(tenant.to_bytes()).end_of_prefix();
-                snapshot.visit(ENROLLMENT_TOKEN_IDS, from.as_ref(), end.as_ref().map(AsRef::as_ref), |_, hash| {
-                    let row = snapshot.get::<EnrollmentTokenRow>(ENROLLMENT_TOKENS, hash)?;
-                    let Some(row) = row.filter(|r| after != Some(r.id)) else { return Ok(true) };
-                    if page.len() >= limit {
-                        next = page.last().map(|t: &EnrollmentTokenView| t.id);
-                        return Ok(false);
-                    }
-                    page.push(row.into());
-                    Ok(true)
+                let prefix = Key::new().bytes(tenant.to_bytes());
+                let after = after.map(|id| key(tenant, id));
+                let (page, more) = snapshot.page(ENROLLMENT_TOKEN_IDS, &prefix, after, limit, |hash| {
+                    let row: Option<EnrollmentTokenRow> = snapshot.get(ENROLLMENT_TOKENS, hash)?;
+                    Ok(row.map(EnrollmentTokenView::from))
                 })?;
+                let next = page.last().filter(|_| more).map(|t| t.id);
                 Ok((page, next))
             })
             .await

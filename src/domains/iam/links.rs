@@ -171,9 +171,7 @@ impl Iam {
             .write(move |tx| {
                 let now = this.inner.clock.now();
                 let (mut user, may) = authority.target(tx, tenant, target)?;
-                if let Some(once) = &once
-                    && let Some(first) = idempotency::recall(tx, tenant.to_bytes(), once, now)?
-                {
+                if let Some(first) = idempotency::recall(tx, tenant.to_bytes(), once.as_ref(), now)? {
                     return Ok(first);
                 }
                 if user.disabled {
@@ -182,9 +180,7 @@ impl Iam {
                 }
                 let link = this.make_link(tx, &mut user, Purpose::Reset, (authority.by, may), &origin)?;
                 this.save_user(tx, &user)?;
-                if let Some(once) = &once {
-                    idempotency::remember(tx, tenant.to_bytes(), once, now, &link.without_token())?;
-                }
+                idempotency::remember(tx, tenant.to_bytes(), once.as_ref(), now, &link.without_token())?;
                 Ok(link)
             })
             .await

@@ -168,9 +168,7 @@ impl Iam {
             .write(move |tx| {
                 let now = this.inner.clock.now();
                 let may = authority.bound(tx, tenant, Permission::UsersWrite)?;
-                if let Some(once) = &once
-                    && let Some(first) = idempotency::recall(tx, tenant.to_bytes(), once, now)?
-                {
+                if let Some(first) = idempotency::recall(tx, tenant.to_bytes(), once.as_ref(), now)? {
                     return Ok(first);
                 }
                 check_within(may, permissions)?;
@@ -185,9 +183,7 @@ impl Iam {
                 let entry = NewEntry::new(Action::RoleCreated, &origin).user(authority.by).reason(what);
                 audit::append(tx, tenant, now, &this.inner.random, &entry)?;
                 let view = RoleView::from(&row);
-                if let Some(once) = &once {
-                    idempotency::remember(tx, tenant.to_bytes(), once, now, &view)?;
-                }
+                idempotency::remember(tx, tenant.to_bytes(), once.as_ref(), now, &view)?;
                 Ok(view)
             })
             .await

@@ -146,21 +146,13 @@ impl Iam {
         self.inner
             .store
             .read_with(move |snapshot| {
-                let (mut page, mut next) = (Vec::new(), None);
-                let from = key(tenant, after.unwrap_or(TeamId::NIL));
-                let end = Key::new().bytes(tenant.to_bytes()).end_of_prefix();
-                snapshot.visit(TEAMS, from.as_ref(), end.as_ref().map(AsRef::as_ref), |_, value| {
+                let prefix = Key::new().bytes(tenant.to_bytes());
+                let after = after.map(|id| key(tenant, id));
+                let (page, more) = snapshot.page(TEAMS, &prefix, after, limit, |value| {
                     let TeamRow { id, name, members, created_at, .. } = codec::decode(value)?;
-                    if after == Some(id) {
-                        return Ok(true);
-                    }
-                    if page.len() >= limit {
-                        next = page.last().map(|t: &TeamView| t.id);
-                        return Ok(false);
-                    }
-                    page.push(TeamView { id, name, member_count: members.len(), created_at });
-                    Ok(true)
+                    Ok(Some(TeamView { id, name, member_count: members.len(), created_at }))
                 })?;
+                let next = page.last().filter(|_| more).map(|t| t.id);
                 Ok((page, next))
             })
             .await
@@ -199,9 +191,7 @@ impl Iam {
             .write(move |tx| {
                 let now = this.inner.clock.now();
                 authority.bound(tx, tenant, Permission::UsersWrite)?;
-                if let Some(once) = &once
-                    && let Some(first) = idempotency::recall(tx, tenant.to_bytes(), once, now)?
-                {
+                if let Some(first) = idempotency::recall(tx, tenant.to_bytes(), once.as_ref(), now)? {
                     return Ok(first);
                 }
                 if check_name(tx, tenant, &name, None)? >= TEAMS_MAX {
@@ -213,9 +203,7 @@ impl Iam {
                 tx.put(TEAMS, key(tenant, id), &row)?;
                 this.note_team(tx, Action::TeamCreated, &row, "made", authority, &origin)?;
                 let view = detail(row, Vec::new());
-                if let Some(once) = &once {
-                    idempotency::remember(tx, tenant.to_bytes(), once, now, &view)?;
-                }
+                idempotency::remember(tx, tenant.to_bytes(), once.as_ref(), now, &view)?;
                 Ok(view)
             })
             .await

@@ -163,9 +163,7 @@ impl Iam {
             .store
             .write(move |tx| {
                 let now = this.inner.clock.now();
-                if let Some(once) = &once
-                    && let Some(first) = idempotency::recall(tx, own.to_bytes(), once, now)?
-                {
+                if let Some(first) = idempotency::recall(tx, own.to_bytes(), once.as_ref(), now)? {
                     return Ok(first);
                 }
                 tenants::check_room(tx)?;
@@ -185,13 +183,11 @@ impl Iam {
                 tenants::save(tx, Some(&this.inner.tenants), &tenant)?;
                 this.note_tenant(tx, &tenant, Action::TenantCreated, "made", by, &origin)?;
                 let made = Made { tenant, admin };
-                if let Some(once) = &once {
-                    let mut again = made.clone();
-                    if let Some(admin) = &mut again.admin {
-                        admin.invitation = admin.invitation.as_ref().map(OneTimeLink::without_token);
-                    }
-                    idempotency::remember(tx, own.to_bytes(), once, now, &again)?;
+                let mut again = made.clone();
+                if let Some(admin) = &mut again.admin {
+                    admin.invitation = admin.invitation.as_ref().map(OneTimeLink::without_token);
                 }
+                idempotency::remember(tx, own.to_bytes(), once.as_ref(), now, &again)?;
                 Ok(made)
             })
             .await

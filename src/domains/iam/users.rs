@@ -172,22 +172,13 @@ impl Iam {
         self.inner
             .store
             .read_with(move |snapshot| {
-                let (mut page, mut next) = (Vec::new(), None);
                 let prefix = Key::new().bytes(tenant.to_bytes());
-                let from = prefix.clone().bytes(after.unwrap_or(UserId::NIL).to_bytes());
-                let end = prefix.end_of_prefix();
-                snapshot.visit(USERS, from.as_ref(), end.as_ref().map(AsRef::as_ref), |_, value| {
+                let after = after.map(|id| prefix.clone().bytes(id.to_bytes()));
+                let (page, more) = snapshot.page(USERS, &prefix, after, limit, |value| {
                     let user: User = codec::decode(value)?;
-                    if after == Some(user.id) {
-                        return Ok(true);
-                    }
-                    if page.len() >= limit {
-                        next = page.last().map(|u: &UserDetail| u.id);
-                        return Ok(false);
-                    }
-                    page.push(this.user_detail(&user, this.permissions_of(&user)));
-                    Ok(true)
+                    Ok(Some(this.user_detail(&user, this.permissions_of(&user))))
                 })?;
+                let next = page.last().filter(|_| more).map(|u| u.id);
                 Ok((page, next))
             })
             .await
@@ -284,9 +275,7 @@ impl Iam {
             .write(move |tx| {
                 let now = this.inner.clock.now();
                 let may = authority.bound(tx, tenant, super::Permission::UsersWrite)?;
-                if let Some(once) = &once
-                    && let Some(first) = idempotency::recall(tx, tenant.to_bytes(), once, now)?
-                {
+                if let Some(first) = idempotency::recall(tx, tenant.to_bytes(), once.as_ref(), now)? {
                     return Ok(first);
                 }
                 check_granted(tx, tenant, &new.roles, may)?;
@@ -301,11 +290,9 @@ impl Iam {
                 this.save_user(tx, &user)?;
                 let permissions = permissions_in(tx, &user)?;
                 let created = CreatedUser { user: this.user_detail(&user, permissions), invitation };
-                if let Some(once) = &once {
-                    let shown_once = created.invitation.as_ref().map(OneTimeLink::without_token);
-                    let again = CreatedUser { invitation: shown_once, ..created.clone() };
-                    idempotency::remember(tx, tenant.to_bytes(), once, now, &again)?;
-                }
+                let shown_once = created.invitation.as_ref().map(OneTimeLink::without_token);
+                let again = CreatedUser { invitation: shown_once, ..created.clone() };
+                idempotency::remember(tx, tenant.to_bytes(), once.as_ref(), now, &again)?;
                 Ok(created)
             })
             .await

@@ -124,9 +124,7 @@ impl KillSwitch {
         self.store
             .write(move |tx| {
                 let now = this.clock.now();
-                if let Some(once) = &once
-                    && let Some(first) = idempotency::recall(tx, tenant.to_bytes(), once, now)?
-                {
+                if let Some(first) = idempotency::recall(tx, tenant.to_bytes(), once.as_ref(), now)? {
                     return Ok(first);
                 }
                 let mut device = devices::load(tx, tenant, &device)?.ok_or_else(Refusal::not_found)?;
@@ -143,9 +141,7 @@ impl KillSwitch {
                     this.note(tx, &device, audit::Action::DeviceUnblocked, ThreatLevel::None, &new, &origin)?;
                 }
                 devices::save(tx, &this.devices, &device)?;
-                if let Some(once) = &once {
-                    idempotency::remember(tx, tenant.to_bytes(), once, now, &view)?;
-                }
+                idempotency::remember(tx, tenant.to_bytes(), once.as_ref(), now, &view)?;
                 Ok(view)
             })
             .await

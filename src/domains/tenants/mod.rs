@@ -58,10 +58,8 @@ impl Tenants {
     /// Living tenants behind `after`, oldest first, and the one to go on after when there are more.
     pub fn page(snapshot: &Snapshot, after: Option<TenantId>, limit: usize) -> Result<(Vec<Tenant>, Option<TenantId>)> {
         let limit = limit.clamp(1, limits::PAGE_MAX);
-        let mut found = store::page(snapshot, after, limit)?;
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = if more { found.last().map(|t| t.id) } else { None };
+        let (found, more) = store::page(snapshot, after, limit)?;
+        let next = found.last().filter(|_| more).map(|t| t.id);
         Ok((found, next))
     }
 

@@ -111,18 +111,12 @@ pub fn with_audit_retention(snapshot: &Snapshot) -> Result<Vec<(TenantId, u32)>>
     Ok(out)
 }
 
-/// Living tenants behind `after`, in the order of their making, one more than `limit` when there are more.
-pub(super) fn page(snapshot: &Snapshot, after: Option<TenantId>, limit: usize) -> Result<Vec<Tenant>> {
-    let from = after.map_or_else(Key::new, |id| key(id).byte(0));
-    let mut out = Vec::new();
-    snapshot.visit(TENANTS, from.as_ref(), None, |_, value| {
+/// Living tenants behind `after`, in the order of their making, and whether there are more.
+pub(super) fn page(snapshot: &Snapshot, after: Option<TenantId>, limit: usize) -> Result<(Vec<Tenant>, bool)> {
+    snapshot.page(TENANTS, &Key::new(), after.map(key), limit, |value| {
         let tenant: Tenant = codec::decode(value)?;
-        if !tenant.is_deleted() {
-            out.push(tenant);
-        }
-        Ok(out.len() <= limit)
-    })?;
-    Ok(out)
+        Ok(Some(tenant).filter(|t| !t.is_deleted()))
+    })
 }
 
 /// Writes a tenant; feeds the index of `registry` after the commit, where there is one yet.
