@@ -65,7 +65,7 @@ pub struct Gate {
     headers: HeaderMap,
 }
 
-/// Of a body that was not wanted.
+/// Of a body that was not wanted, beyond what its row would have taken.
 const DISCARDED_BYTES_MAX: usize = 1 << 20;
 /// For reading a body that was not wanted.
 const DISCARDED_TIME_MAX: Duration = Duration::from_secs(2);
@@ -159,20 +159,21 @@ impl Gate {
                 } else {
                     let (parts, mut body) = request.into_parts();
                     let outcome = self.handle(&parts, &mut body, route, path, &facts, &mut extras).await;
-                    self.discard(&parts.headers, body).await;
+                    // Who sends a little more than a row takes hears so, on a row that takes much, too.
+                    self.discard(&parts.headers, body, DISCARDED_BYTES_MAX + route.body_max).await;
                     outcome
                 };
                 (Some(index), outcome)
             }
             Found::OtherMethods(allowed) => {
                 let (parts, body) = request.into_parts();
-                self.discard(&parts.headers, body).await;
+                self.discard(&parts.headers, body, DISCARDED_BYTES_MAX).await;
                 let problem = Problem::with_status(405, "method_not_allowed", "This path does not know that method.");
                 (None, Err(problem.header("allow", allowed)))
             }
             Found::Nothing => {
                 let (parts, body) = request.into_parts();
-                self.discard(&parts.headers, body).await;
+                self.discard(&parts.headers, body, DISCARDED_BYTES_MAX).await;
                 (None, Err(Refusal::not_found().into()))
             }
         };
@@ -334,12 +335,12 @@ impl Gate {
 
     /// Reads on, within bounds, what is left of a body that was not wanted: a connection that is closed on unread bytes is
     /// reset, and the refusal would be lost with it. A client that waits to be asked for its body is not asked.
-    async fn discard(&self, headers: &HeaderMap, mut body: Incoming) {
+    async fn discard(&self, headers: &HeaderMap, mut body: Incoming, bytes_max: usize) {
         if body.is_end_stream() || headers.contains_key("expect") {
             return;
         }
         let reading = async {
-            let mut left = DISCARDED_BYTES_MAX;
+            let mut left = bytes_max;
             while let Some(Ok(frame)) = body.frame().await {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 let Some(rest) = left.checked_sub(length) else { return };
