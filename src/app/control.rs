@@ -14,13 +14,14 @@ use zeroize::Zeroizing;
 
 use crate::crypto::Secret;
 use crate::crypto::keyring::KeyRing;
+use crate::domains::attestation::{NewRoot, RootKind};
 use crate::domains::iam::{self, KeyCustody, NewUser, TokenSpec};
 use crate::domains::tenants::Tenants;
 use crate::domains::{Services, audit};
 use crate::gate::Gate;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, EnrollmentId, TenantId};
-use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result, files};
+use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result, Timestamp, files};
 use crate::store::backup;
 
 /// What is asked. Its `Debug` masks passwords.
@@ -88,6 +89,38 @@ pub enum Ask {
         /// `true`: shut out.
         disabled: bool,
     },
+    /// Show the roots of trust.
+    Roots {
+        /// Id or name; the first tenant when absent.
+        tenant: Option<String>,
+    },
+    /// Trust a root.
+    AddRoot {
+        /// What it shall vouch for.
+        kind: RootKind,
+        /// For people.
+        label: String,
+        /// The certificate.
+        pem: String,
+        /// Id or name; the first tenant when absent.
+        tenant: Option<String>,
+    },
+    /// Trust a root no longer.
+    RemoveRoot {
+        /// Which.
+        id: String,
+        /// Id or name; the first tenant when absent.
+        tenant: Option<String>,
+    },
+    /// Show the lists of revoked certificates.
+    StatusLists,
+    /// Put Google's list in force.
+    ImportStatusList {
+        /// Its text.
+        file: String,
+        /// When it was fetched.
+        fetched_at: Timestamp,
+    },
     /// Show the people.
     ListUsers {
         /// Id or name; all tenants when absent.
@@ -117,7 +150,8 @@ pub struct Operator {
     pub random: Random,
 }
 
-const LINE_BYTES_MAX: u64 = 16 << 10;
+/// A list of revoked certificates, whose quotes are escaped, is the longest that is said here.
+const LINE_BYTES_MAX: u64 = 16 << 20;
 const ASK_MAX: Duration = Duration::from_secs(5);
 
 /// The open socket; closing it removes its file.
@@ -232,7 +266,36 @@ impl Operator {
                 let changed = self.services.iam.operator_revoke_token(id, Origin::cli()).await?;
                 Ok(json!({ "id": id, "changed": changed }))
             }
+            Ask::Roots { .. }
+            | Ask::AddRoot { .. }
+            | Ask::RemoveRoot { .. }
+            | Ask::StatusLists
+            | Ask::ImportStatusList { .. } => self.answer_about_trust(ask).await,
             people => self.answer_about_people(people).await,
+        }
+    }
+
+    async fn answer_about_trust(&self, ask: Ask) -> Result<Value> {
+        let attestation = &self.services.attestation;
+        match ask {
+            Ask::Roots { tenant } => Ok(json!({ "roots": attestation.roots(self.tenant(tenant).await?) })),
+            Ask::AddRoot { kind, label, pem, tenant } => {
+                let (tenant, new) = (self.tenant(tenant).await?, NewRoot { kind, label, pem });
+                in_json(&attestation.add_root(tenant, new, None, Origin::cli()).await?)
+            }
+            Ask::RemoveRoot { id, tenant } => {
+                let tenant = self.tenant(tenant).await?;
+                attestation.remove_root(tenant, id.clone(), None, Origin::cli()).await?;
+                Ok(json!({ "id": id }))
+            }
+            Ask::StatusLists => Ok(json!({ "lists": attestation.status_lists().await? })),
+            Ask::ImportStatusList { file, fetched_at } => {
+                let tenant = self.tenant(None).await?;
+                in_json(
+                    &attestation.import_status_list(tenant, file.into_bytes(), fetched_at, None, Origin::cli()).await?,
+                )
+            }
+            _ => Err(Error::internal("that is not about trust")),
         }
     }
 

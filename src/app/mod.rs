@@ -16,6 +16,7 @@ use hyper::{Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use crate::attest::play;
 use crate::attest::policy::Policy;
 use crate::config::{ClientCertificates, Config, DpopNonce, Paywall, TlsVersion};
 use crate::crypto::keyring::KeyRing;
@@ -191,13 +192,14 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let devices = Devices::rebuild(store.clone())?;
     let tenants = Tenants::rebuild(store.clone())?;
     let killswitch = KillSwitch::new(tenants.clone(), devices.clone(), keys.clone(), clock.clone(), random.clone());
-    let attestation = Attestation::new(
-        devices.clone(),
-        killswitch.clone(),
-        clock.clone(),
-        random.clone(),
-        attestation_settings(config)?,
-    )?;
+    let attestation = Attestation::rebuild(attestation::Parts {
+        devices: devices.clone(),
+        killswitch: killswitch.clone(),
+        sealing: Arc::clone(&custody.sealing),
+        clock: clock.clone(),
+        random: random.clone(),
+        settings: attestation_settings(config)?,
+    })?;
     let scored = Arc::clone(&metrics);
     let signals = Signals::rebuild(
         devices.clone(),
@@ -293,17 +295,20 @@ fn attestation_settings(config: &Config) -> Result<attestation::Settings> {
     let wrong =
         |key: &str, path: &std::path::Path, e: String| Error::Internal(format!("{key}: {}: {e}", path.display()));
     let wanted = &config.attestation;
-    let policy = match &wanted.policy {
+    let mut policy = match &wanted.policy {
         Some(path) => {
             let text = read("attestation.policy", path)?;
             Policy::from_toml(&text).map_err(|e| wrong("attestation.policy", path, e.to_string()))?
         }
         None => Policy::default(),
     };
+    policy.android.require_status_list |= wanted.require_status_list;
     let play = match &wanted.play {
         Some(path) => {
             let text = read("attestation.play", path)?;
-            Some(serde_json::from_str(&text).map_err(|e| wrong("attestation.play", path, e.to_string()))?)
+            let wrong = |e: String| wrong("attestation.play", path, e);
+            let members = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+            Some(play::expectations(&members, &policy.play).map_err(|e| wrong(e.to_string()))?)
         }
         None => None,
     };
@@ -343,6 +348,8 @@ impl Service for InternalDoor {
 }
 
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How often devices whose proof is nearly too old are asked for another one.
+const REMIND_EVERY: Duration = Duration::from_secs(5);
 /// Threads that serve connections: one for each processor, within reason.
 const LANES_MAX: usize = 64;
 
@@ -407,7 +414,7 @@ impl App {
         let sweeper = Arc::clone(&gate);
         let (iam, sweep_clock) = (services.iam.clone(), clock.clone());
         let killswitch = services.killswitch.clone();
-        let attestation = services.attestation.clone();
+        let (attestation, reminding) = (services.attestation.clone(), services.attestation.clone());
         let tasks = vec![
             tokio::spawn(async move { killswitch.settle_all().await }),
             tokio::spawn(http::serve(internal_listener, plain, InternalDoor(Arc::clone(&gate)), internal.clone())),
@@ -419,6 +426,12 @@ impl App {
                     iam.anonymous().sweep(sweep_clock.now());
                     iam.sweep().await;
                     attestation.sweep();
+                }
+            }),
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(REMIND_EVERY).await;
+                    reminding.remind_due().await;
                 }
             }),
         ];

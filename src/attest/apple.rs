@@ -24,7 +24,7 @@ mod tests;
 
 use std::fmt::Write;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use assertion::{Asserted, Assertion};
 pub use attestation::{Attestation, Attested};
@@ -35,7 +35,7 @@ use super::Refused;
 use super::chain::{Anchor, Anchors};
 
 /// Where an app runs from: built by a developer, or handed out by Apple. Apple keeps their keys and receipts apart.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Environment {
     /// Built with the development entitlement; receipts say `sandbox`.
@@ -120,7 +120,7 @@ const P256_SPKI_HEAD: [u8; 26] = [
 ];
 
 /// The uncompressed point of a P-256 key; whether it lies on the curve is seen when it is used.
-fn point_of_spki(spki: &[u8]) -> Option<[u8; 65]> {
+pub(crate) fn point_of_spki(spki: &[u8]) -> Option<[u8; 65]> {
     let point: [u8; 65] = spki.strip_prefix(&P256_SPKI_HEAD)?.try_into().ok()?;
     (point.first() == Some(&4)).then_some(point)
 }

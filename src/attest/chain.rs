@@ -139,6 +139,11 @@ impl Anchor {
         &self.label
     }
 
+    /// Whether it is the certificate of an authority. A pinned key says nothing about that and may.
+    pub fn may_issue(&self) -> bool {
+        self.certificate.as_ref().is_none_or(|pinned| pinned.below_max.is_some())
+    }
+
     /// Its DER SubjectPublicKeyInfo.
     pub fn spki(&self) -> &[u8] {
         &self.spki

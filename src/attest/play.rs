@@ -160,18 +160,26 @@ fn not_opened(error: JweError) -> Refused {
 /// last `replayed`.
 pub fn verify_case(input: &Map<String, Value>, policy: &PlayPolicy, now: Timestamp) -> Result<Claims, Refused> {
     let token = fields::text(input, "token")?;
-    let decryption = Zeroizing::new(fields::base64(input, "decryption_key_b64")?);
-    let keys = PlayKeys::new(&decryption, &fields::base64(input, "verification_key_spki_b64")?)?;
-    let config = fields::object(input, "config")?;
-    let nonce = fields::base64url(fields::text(config, "expected_nonce")?)
+    let (keys, policy) = expectations(input, policy)?;
+    let nonce = fields::base64url(fields::text(fields::object(input, "config")?, "expected_nonce")?)
         .filter(|nonce| NONCE_BYTES.contains(&nonce.len()))
         .ok_or_else(|| malformed("config.expected_nonce must be base64url of 16 to 375 bytes"))?;
     let seen = fields::flag(input, "seen")?;
-    let claims = verify(token, &keys, &nonce, &merged(config, policy)?, now)?;
+    let claims = verify(token, &keys, &nonce, &policy, now)?;
     if seen {
         return Err(Refused::new("replayed", "the same token was presented before, and each counts once"));
     }
     Ok(claims)
+}
+
+/// Keys and rules of an app: `decryption_key_b64`, `verification_key_spki_b64` and `config`, as in a case.
+///
+/// # Errors
+/// `malformed_input`, `bad_key`.
+pub fn expectations(input: &Map<String, Value>, policy: &PlayPolicy) -> Result<(PlayKeys, PlayPolicy), Refused> {
+    let decryption = Zeroizing::new(fields::base64(input, "decryption_key_b64")?);
+    let keys = PlayKeys::new(&decryption, &fields::base64(input, "verification_key_spki_b64")?)?;
+    Ok((keys, merged(fields::object(input, "config")?, policy)?))
 }
 
 /// The policy with the case's own rules over it. A rule that is not known is refused: to pass over it would be to accept

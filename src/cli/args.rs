@@ -12,8 +12,10 @@ use crate::agent::motion::AttackKind;
 use crate::config;
 
 pub mod attest;
+pub mod intel;
 
 use attest::AttestCommand;
+use intel::IntelCommand;
 
 /// Exit codes. `USAGE` is also what the argument parser itself ends with.
 pub mod exit {
@@ -142,6 +144,9 @@ pub enum Command {
         after_help = "Example:\n  blockremote attest verify --type play-integrity --file case.json --json"
     )]
     Attest(AttestCommand),
+    /// What the appliance believes of others: roots of trust and lists of revoked keys
+    #[command(subcommand, after_help = "Example:\n  blockremote intel roots list")]
+    Intel(IntelCommand),
     /// Measure this machine
     #[command(subcommand, after_help = "Example:\n  blockremote bench load --seconds 10")]
     Bench(BenchCommand),

@@ -11,6 +11,7 @@ pub mod bench;
 mod data;
 mod doctor;
 mod init;
+mod intel;
 mod password;
 mod serve;
 mod settings;
@@ -107,6 +108,7 @@ fn dispatch(cli: &Cli) -> Outcome {
                     admin::revoke_token(&loaded.config, args)
                 }
                 Command::Admin(AdminCommand::User(command)) => admin_user::run(&loaded.config, command),
+                Command::Intel(command) => intel::run(&loaded.config, command.clone()),
                 Command::Agent(_) | Command::Attest(_) | Command::Bench(_) => Ok(exit::DONE),
             }
         }

@@ -193,6 +193,8 @@ pub static KEYS: &[Key] = &[
         "Whether a clean proof releases a device that failed ones put into quarantine."),
     integer("attestation.renew_days", ("7", 1, 365), |c, n| c.attestation.renew = days(n),
         "How old a device's last proof may be before its score falls and it is asked again."),
+    switch("attestation.require_status_list", "true", |c, b| c.attestation.require_status_list = b,
+        "Whether Android keys are refused until Google's list of revoked keys is imported, and when it is too old."),
     path("attestation.policy", None, |c, v| c.attestation.policy = Some(v),
         "What evidence must show (TOML; `blockremote attest policy` prints one with all defaults)."),
     key("attestation.apple_app_id", Kind::Text(|c, v| c.attestation.apple_app_id = Some(v)), None,

@@ -159,6 +159,8 @@ pub struct Attestation {
     pub heals: bool,
     /// How old the last proof may be.
     pub renew: Duration,
+    /// Whether Android keys count only while a list of revoked certificates is there and not too old.
+    pub require_status_list: bool,
     /// What evidence must show (TOML); `None`: the defaults.
     pub policy: Option<PathBuf>,
     /// Team and bundle of the Apple app.
@@ -379,6 +381,7 @@ impl Config {
                 nonce_ttl: none,
                 heals: false,
                 renew: none,
+                require_status_list: true,
                 policy: None,
                 apple_app_id: None,
                 play: None,

@@ -19,8 +19,8 @@ use super::route::{
 use super::{Json, Nothing, Query};
 use super::{docs, ops};
 use crate::domains::iam::Permission::{
-    DevicesCommand, DevicesRead, DevicesWrite, KeysRead, KeysWrite, KillSwitchEngage, SystemAdmin, UsersRead,
-    UsersWrite,
+    DevicesCommand, DevicesRead, DevicesWrite, KeysRead, KeysWrite, KillSwitchEngage, SystemAdmin, TrustWrite,
+    UsersRead, UsersWrite,
 };
 use crate::domains::{attestation, audit, devices, iam, killswitch, signals};
 use crate::endpoint;
@@ -130,6 +130,13 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Get,    "/v1/devices/{device_id}/attestation",             UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(attestation::api::show, Nothing => 200 attestation::AttestationView),                                   "What a device proved of its hardware"),
     row(Verb::Post,   "/v1/devices/{device_id}/attestation",             Device(Any),                                  Writes,     64 * KIB, Write,     endpoint!(attestation::api::attest, Json<attestation::EvidenceRequest> => 200 attestation::AttestationView), "Prove the device's hardware"),
     row(Verb::Post,   "/v1/devices/{device_id}/attestation/request",     User(DevicesCommand),                         Writes,     NO_BODY,  Write,     endpoint!(attestation::api::ask, Nothing => 202 attestation::api::Asked),                                          "Ask a device to prove its hardware again"),
+    row(Verb::Get,    "/v1/devices/{device_id}/attestation/receipt",     FreshUser(DevicesWrite),                      Read,       NO_BODY,  Unaudited, endpoint!(attestation::api::receipt, Nothing => 200 attestation::ReceiptView),                                     "Apple's newest receipt for a device's key, to be exchanged with Apple"),
+    row(Verb::Put,    "/v1/devices/{device_id}/attestation/receipt",     User(DevicesWrite),                           Writes,     80 * KIB, Write,     endpoint!(attestation::api::import_receipt, Json<attestation::api::ReceiptRequest> => 200 attestation::ReceiptView), "Bring Apple's next receipt for a device's key, with its risk metric"),
+    row(Verb::Get,    "/v1/intel/roots",                                 User(DevicesRead),                            Read,       NO_BODY,  Unaudited, endpoint!(attestation::api::trust::roots, Nothing => 200 attestation::api::trust::RootList),                       "Roots of trust for proofs of hardware"),
+    row(Verb::Post,   "/v1/intel/roots",                                 FreshUser(TrustWrite),                        Writes,     20 * KIB, Write,     endpoint!(attestation::api::trust::add_root, Json<attestation::api::trust::RootRequest> => 201 attestation::RootView), "Trust another root, or a bundled one again"),
+    row(Verb::Delete, "/v1/intel/roots/{root_id}",                       FreshUser(TrustWrite),                        Writes,     NO_BODY,  Write,     endpoint!(attestation::api::trust::remove_root, Nothing => 204 attestation::api::trust::Removed),                   "Trust a root no longer"),
+    row(Verb::Get,    "/v1/intel/status-lists",                          User(DevicesRead),                            Read,       NO_BODY,  Unaudited, endpoint!(attestation::api::trust::status_lists, Nothing => 200 attestation::api::trust::StatusLists),              "Lists of revoked certificates in force"),
+    row(Verb::Put,    "/v1/intel/status-lists/android-key",              FreshUser(SystemAdmin),                       Writes,     9 * 1024 * KIB, Write, endpoint!(attestation::api::trust::import_status_list, Json<attestation::api::trust::StatusListRequest> => 200 attestation::StatusListView), "Put Google's list of revoked Android keys in force, for all tenants"),
     row(Verb::Post,   "/v1/attestation/nonce",                           Enrolling("a new device has no token"),       ByNetwork, 4 * KIB, Unaudited, endpoint!(attestation::api::nonce, Json<attestation::api::NonceRequest> => 201 attestation::api::NonceResponse), "A nonce to prove hardware by"),
     row(Verb::Post,   "/v1/signals/heartbeat",                           Device(Acting),                               PlanTier,   64 * KIB, Change,    endpoint!(signals::api::heartbeat, Json<signals::api::HeartbeatRequest> => 200 signals::api::HeartbeatResponse), "Send readings; the answer comes when they are durable"),
     row(Verb::Get,    "/v1/security/trust-score",                        UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(signals::api::trust_score, Query<signals::api::DeviceQuery> => 200 signals::api::TrustScoreResponse),  "How far a device is trusted, and why"),

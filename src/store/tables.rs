@@ -76,6 +76,12 @@ tables! {
     ATTESTATION_VERDICTS = "attestation_verdicts", Key;
     /// tenant, SHA-256 of an attested key in base64url, 0 -> raw device id.
     ATTESTED_KEYS = "attested_keys", Key;
+    /// tenant, root's id, 0 -> root of trust that the tenant added, or bundled one that it distrusts.
+    TRUST_ROOTS = "trust_roots", Key;
+    /// name, 0 -> what is known of a list of revoked certificates.
+    STATUS_LISTS = "status_lists", Appliance;
+    /// name, 0 -> raw: the list's file as it was imported.
+    STATUS_LIST_FILES = "status_list_files", Appliance;
     /// tenant, device id, 0, seq -> kill-switch command with the exact bytes of its frame.
     COMMANDS = "commands", Key;
     /// tenant, device id, 0, command id -> raw seq.

@@ -3,6 +3,7 @@
 //!
 //! Nothing here is used by the product.
 
+pub mod hardware;
 pub mod passkey;
 pub mod play;
 

@@ -163,7 +163,7 @@ async fn three_failures_within_ten_minutes_are_quarantine_and_a_clean_proof_heal
         assert_refused(&refused, 403, "attestation_refused");
         assert_eq!(body(&refused)["reason"], "signature");
     }
-    assert_eq!(blocked_by(&server, "BR-1").await?, "attestation");
+    assert_eq!(blocked_by(&server, "BR-1").await?, "quarantine");
     let calm = device.calm();
     assert_eq!(device.beat(&calm).await?.status, 423);
     let admin = server.admin_token().await?;
@@ -174,7 +174,7 @@ async fn three_failures_within_ten_minutes_are_quarantine_and_a_clean_proof_heal
     assert_eq!(device.beat(&calm).await?.status, 200, "healed");
 
     // One failure, a long pause, two more: never three within ten minutes, until the third comes.
-    for (pause_s, held_by) in [(0, ""), (601, ""), (0, ""), (0, "attestation")] {
+    for (pause_s, held_by) in [(0, ""), (601, ""), (0, ""), (0, "quarantine")] {
         server.clock.advance(Duration::from_secs(pause_s));
         let forged = signed(&thief, tenant, "BR-1", &nonce(&server, &device).await?);
         assert_refused(&attest(&server, &device, &forged).await?, 403, "attestation_refused");
@@ -194,7 +194,7 @@ async fn without_healing_only_a_person_releases_from_quarantine() -> Done {
     }
     let clean = signed(&device.key, tenant, "BR-1", &nonce(&server, &device).await?);
     assert_eq!(attest(&server, &device, &clean).await?.status, 200);
-    assert_eq!(blocked_by(&server, "BR-1").await?, "attestation");
+    assert_eq!(blocked_by(&server, "BR-1").await?, "quarantine");
     let admin = server.admin_token().await?;
     let why = json!({ "reason": "looked at" });
     assert_eq!(server.client()?.post("/v1/devices/BR-1/unblock", Some(&admin), &why).await?.status, 200);
@@ -265,7 +265,9 @@ async fn what_the_appliance_was_not_given_the_means_to_judge_is_refused() -> Don
     }
     let unknown = json!({ "type": "tea-leaves", "nonce": "A".repeat(43) });
     assert_refused(&attest(&server, &device, &unknown).await?, 422, "invalid_request");
-    for smuggled in ["config", "roots", "status_list", "app_id", "environment", "challenge_b64"] {
+    for smuggled in
+        ["config", "roots", "status_list", "status_list_date", "package", "decryption_key_b64", "ak_spki_b64"]
+    {
         let mut evidence = json!({ "type": "android-key", "nonce": "A".repeat(43), "chain_pem": "" });
         evidence[smuggled] = json!("mine");
         assert_refused(&attest(&server, &device, &evidence).await?, 422, "invalid_request");

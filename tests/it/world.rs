@@ -17,7 +17,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::common::{DAY, add_user, body, enrollment, first_tenant, header, log_in, new_tenant, part, send};
-use crate::people;
+use crate::{hardware, people, trust};
 
 /// Who calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,7 +76,11 @@ pub fn expected_entry(verb: Verb, path: &str) -> Option<&'static str> {
         "/v1/tenants" => "tenant_created",
         "/v1/tenants/{tenant_id}" if verb == Verb::Patch => "tenant_updated",
         "/v1/tenants/{tenant_id}" => "tenant_deleted",
-        path => return second_factor::expected_entry(verb, path).or_else(|| people::expected_entry(verb, path)),
+        path => {
+            return second_factor::expected_entry(verb, path)
+                .or_else(|| people::expected_entry(verb, path))
+                .or_else(|| trust::expected_entry(verb, path));
+        }
     })
 }
 
@@ -104,6 +108,7 @@ impl World {
         let server = Server::start_with(|c| {
             // The matrix shows hundreds of bad tokens from one address.
             c.limits.auth_failures_per_minute = 100_000;
+            c.attestation.apple_app_id = Some(hardware::APP.to_owned());
             change(c);
         })
         .await?;
@@ -146,6 +151,9 @@ impl World {
     /// A request for this row that succeeds, from a caller who may make it.
     pub async fn recipe(&mut self, route: &Route, who: Who) -> Result<Call, Fault> {
         if let Some(call) = people::recipe(self, route, who).await? {
+            return Ok(call);
+        }
+        if let Some(call) = trust::recipe(self, route).await? {
             return Ok(call);
         }
         // A device speaks of itself; a person of any device.

@@ -1,9 +1,13 @@
 //! Attestation on the wire. What comes with an enrollment is taken by the enrollment.
 
+use base64ct::{Base64, Encoding};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AttestationView, Evidence};
+pub mod trust;
+
+use super::{AttestationView, Evidence, ReceiptView};
+use crate::domains::devices::DeviceEntry;
 use crate::gate::{Caller, Context, Json, Nothing, Reply, Validate};
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::DeviceId;
@@ -60,7 +64,7 @@ pub async fn nonce(ctx: Context, Json(request): Json<NonceRequest>) -> Result<Re
 #[serde(deny_unknown_fields)]
 #[schema(as = Evidence)]
 pub struct EvidenceRequest {
-    /// `software`, `android-key`, `apple-attestation` or `play-integrity`.
+    /// `software`, `android-key`, `apple-attestation`, `apple-assertion` or `play-integrity`.
     #[serde(rename = "type")]
     #[schema(rename = "type", max_length = 32)]
     kind: String,
@@ -84,10 +88,41 @@ pub struct EvidenceRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 60_000)]
     attestation_object_b64: Option<String>,
+    /// `apple-assertion`: the assertion. Its client data are the same lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 4_096)]
+    assertion_b64: Option<String>,
     /// `play-integrity`: the token. Its nonce is the SHA-256 of the same lines in base64url.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 32_768)]
     token: Option<String>,
+    /// What the type states beside its evidence. The appliance knows all of it itself and goes by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 256)]
+    app_id: Option<String>,
+    /// As `app_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 32)]
+    environment: Option<String>,
+    /// As `app_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 256)]
+    client_data_hash_hex: Option<String>,
+    /// As `app_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1_024)]
+    client_data_b64: Option<String>,
+    /// As `app_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1_024)]
+    challenge_b64: Option<String>,
+    /// As `app_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1_024)]
+    public_key_spki_b64: Option<String>,
+    /// As `app_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous_counter: Option<u32>,
 }
 
 impl EvidenceRequest {
@@ -103,13 +138,20 @@ impl EvidenceRequest {
 
 impl Validate for EvidenceRequest {
     fn validate(&self, wrong: &mut Vec<FieldError>) {
-        let members: [(&str, Option<&String>, usize); 6] = [
+        let members: [(&str, Option<&String>, usize); 13] = [
             ("/type", Some(&self.kind), 32),
             ("/signature", self.signature.as_ref(), 128),
             ("/chain_pem", self.chain_pem.as_ref(), 60_000),
             ("/key_id_b64", self.key_id_b64.as_ref(), 128),
             ("/attestation_object_b64", self.attestation_object_b64.as_ref(), 60_000),
+            ("/assertion_b64", self.assertion_b64.as_ref(), 4_096),
             ("/token", self.token.as_ref(), 32_768),
+            ("/app_id", self.app_id.as_ref(), 256),
+            ("/environment", self.environment.as_ref(), 32),
+            ("/client_data_hash_hex", self.client_data_hash_hex.as_ref(), 256),
+            ("/client_data_b64", self.client_data_b64.as_ref(), 1_024),
+            ("/challenge_b64", self.challenge_b64.as_ref(), 1_024),
+            ("/public_key_spki_b64", self.public_key_spki_b64.as_ref(), 1_024),
         ];
         for (pointer, text, max) in members {
             if text.is_some_and(|t| t.chars().count() > max) {
@@ -132,13 +174,24 @@ pub async fn attest(ctx: Context, Json(request): Json<EvidenceRequest>) -> Resul
     }
     let evidence = request.evidence("")?;
     let attestation = &ctx.services().attestation;
-    Ok(Reply::new(attestation.attest(&device.entry, evidence, ctx.origin().clone()).await?))
+    let view = attestation.attest(&device.entry, evidence, ctx.origin().clone()).await?;
+    Ok(Reply::new(with_binding(&ctx, &device.entry, view)))
+}
+
+/// Says whether the device's token is bound to the attested key.
+fn with_binding(ctx: &Context, entry: &DeviceEntry, view: AttestationView) -> AttestationView {
+    let session = entry.device().session.and_then(|id| ctx.services().iam.session(id));
+    match session.as_ref().and_then(|session| session.dpop_key()) {
+        Some(thumbprint) => view.bound_to(thumbprint),
+        None => view,
+    }
 }
 
 /// `GET /v1/devices/{device_id}/attestation`
 pub async fn show(ctx: Context, _: Nothing) -> Result<Reply<AttestationView>> {
     let entry = ctx.device_entry(&ctx.path("device_id")?)?;
-    Ok(Reply::new(ctx.services().attestation.view(entry.tenant, entry.id.clone()).await?))
+    let view = ctx.services().attestation.view(entry.tenant, entry.id.clone()).await?;
+    Ok(Reply::new(with_binding(&ctx, &entry, view)))
 }
 
 /// Whether the device was asked.
@@ -155,4 +208,43 @@ pub async fn ask(ctx: Context, _: Nothing) -> Result<Reply<Asked>> {
     let connected = services.killswitch.hub().is_open(entry.no);
     services.attestation.ask(&entry, ctx.actor()?, ctx.origin().clone()).await?;
     Ok(Reply::new(Asked { connected }))
+}
+
+/// `GET /v1/devices/{device_id}/attestation/receipt`
+pub async fn receipt(ctx: Context, _: Nothing) -> Result<Reply<ReceiptView>> {
+    let entry = ctx.device_entry(&ctx.path("device_id")?)?;
+    Ok(Reply::new(ctx.services().attestation.receipt(&entry).await?))
+}
+
+/// A newer receipt from Apple's server.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReceiptRequest {
+    /// As Apple's server answered, in base64.
+    #[schema(min_length = 1, max_length = 65_536)]
+    receipt_b64: String,
+}
+
+impl Validate for ReceiptRequest {
+    fn validate(&self, wrong: &mut Vec<FieldError>) {
+        if self.receipt().is_none() {
+            let detail = "must be base64 with padding of at most 65,536 characters".to_owned();
+            wrong.push(FieldError { pointer: "/receipt_b64".to_owned(), detail });
+        }
+    }
+}
+
+impl ReceiptRequest {
+    fn receipt(&self) -> Option<Vec<u8>> {
+        let text = Some(self.receipt_b64.trim()).filter(|text| !text.is_empty() && text.len() <= 65_536)?;
+        Base64::decode_vec(text).ok()
+    }
+}
+
+/// `PUT /v1/devices/{device_id}/attestation/receipt`
+pub async fn import_receipt(ctx: Context, Json(request): Json<ReceiptRequest>) -> Result<Reply<ReceiptView>> {
+    let entry = ctx.device_entry(&ctx.path("device_id")?)?;
+    let receipt = request.receipt().unwrap_or_default();
+    let attestation = &ctx.services().attestation;
+    Ok(Reply::new(attestation.import_receipt(&entry, receipt, ctx.actor()?, ctx.origin().clone()).await?))
 }

@@ -2,16 +2,17 @@
 
 use std::str::FromStr;
 
-use base64ct::{Base64, Base64UrlUnpadded, Encoding};
+use base64ct::{Base64UrlUnpadded, Encoding};
 use serde_json::{Map, Value};
 
-use super::model::Level;
-use super::{Attestation, Settings};
-use crate::attest::cases::{self, Kind as CaseKind};
+use super::formats::{self, Expected};
+use super::{Attestation, Level};
+use crate::attest::apple::{Environment, Received};
+use crate::attest::cases::Kind as CaseKind;
 use crate::attest::{Claims, Refused};
 use crate::crypto::{Jwk, VerifyingKey, sha256};
 use crate::kernel::ids::{DeviceId, TenantId};
-use crate::kernel::{Refusal, Result, Timestamp};
+use crate::kernel::{Refusal, Result};
 
 /// What evidence is of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,15 +36,14 @@ impl EvidenceKind {
 impl FromStr for EvidenceKind {
     type Err = &'static str;
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        const BAD: &str =
-            "is not a type that a device attests by: software, apple-attestation, android-key, play-integrity";
+        use CaseKind::{AndroidKey, AppleAssertion, AppleAttestation, PlayIntegrity};
+        const BAD: &str = "is not a type that a device attests by: software, android-key, apple-attestation, \
+                           apple-assertion, play-integrity";
         if text == "software" {
             return Ok(Self::Software);
         }
         match text.parse::<CaseKind>() {
-            Ok(kind @ (CaseKind::AppleAttestation | CaseKind::AndroidKey | CaseKind::PlayIntegrity)) => {
-                Ok(Self::Format(kind))
-            }
+            Ok(kind @ (AndroidKey | AppleAttestation | AppleAssertion | PlayIntegrity)) => Ok(Self::Format(kind)),
             _ => Err(BAD),
         }
     }
@@ -108,9 +108,24 @@ impl Judged {
 pub(super) struct Proven {
     pub level: Level,
     pub claims: Claims,
-    /// SHA-256 of the key's SPKI in base64url, and the SPKI in base64.
-    pub key: Option<(String, String)>,
+    /// DER SubjectPublicKeyInfo of the attested key, where there is one beside the enrolled key.
+    pub spki: Option<Vec<u8>>,
+    /// The root that decided.
     pub root: Option<String>,
+    /// The list of revoked certificates that decided.
+    pub list: Option<String>,
+    pub key: ProvenKey,
+}
+
+/// What a proof says of an App Attest key, beside being a proof.
+#[derive(Clone)]
+pub(super) enum ProvenKey {
+    /// Nothing.
+    Other,
+    /// Later assertions are made with it.
+    AppAttest { environment: Environment, receipt: Option<(Received, Vec<u8>)> },
+    /// It was used, and counted this far. Whether that is further than before is for the commit to say.
+    Asserted { counter: u32 },
 }
 
 /// What a device signs, or hashes into its challenge.
@@ -133,79 +148,34 @@ impl Attestation {
         let body = serde_json::to_vec(&evidence.members).map_err(crate::kernel::Error::internal)?;
         let body_hash = Base64UrlUnpadded::encode_string(&sha256(&body));
         let nonce_hash = sha256(evidence.nonce.as_bytes());
-        let (now, this) = (self.inner.clock.now(), self.clone());
+        let app_attest = match evidence.kind {
+            EvidenceKind::Format(CaseKind::AppleAssertion) => self.app_attest_key(tenant, device.clone()).await?,
+            _ => None,
+        };
         let kind = evidence.kind.name();
-        let work = move || verdict(tenant, &device, enrolled_key.as_ref(), &evidence, &this.inner.settings, now);
+        let this = self.clone();
+        let work = move || {
+            let inner = &this.inner;
+            let signed = challenge(tenant, &device, &evidence.nonce);
+            match evidence.kind {
+                EvidenceKind::Software => software(&signed, enrolled_key.as_ref(), &evidence.members),
+                EvidenceKind::Format(kind) => formats::judge(
+                    kind,
+                    &evidence.members,
+                    &Expected {
+                        signed: &signed,
+                        settings: &inner.settings,
+                        trust: &inner.trust.of(tenant),
+                        status_list: inner.trust.status_list().as_deref(),
+                        app_attest: app_attest.as_ref(),
+                        now: inner.clock.now(),
+                    },
+                ),
+            }
+        };
         let verdict = self.inner.pool.run(work).await?;
         Ok(Judged { kind, nonce_hash, body_hash, verdict })
     }
-}
-
-fn verdict(
-    tenant: TenantId,
-    device: &DeviceId,
-    enrolled_key: Option<&Jwk>,
-    evidence: &Evidence,
-    settings: &Settings,
-    now: Timestamp,
-) -> std::result::Result<Proven, Refused> {
-    let signed = challenge(tenant, device, &evidence.nonce);
-    match evidence.kind {
-        EvidenceKind::Software => software(&signed, enrolled_key, &evidence.members),
-        EvidenceKind::Format(kind) => {
-            let case = case(kind, &evidence.members, &sha256(&signed), settings)?;
-            Ok(proven(kind, cases::judge(kind, &case, &settings.policy, now)?))
-        }
-    }
-}
-
-/// What is judged: of the device's members those that are evidence, and beside them what the appliance itself expects.
-/// Roots, keys and configuration never come from the device.
-fn case(
-    kind: CaseKind,
-    members: &Map<String, Value>,
-    challenge_hash: &[u8; 32],
-    settings: &Settings,
-) -> std::result::Result<Map<String, Value>, Refused> {
-    let not_configured = |key: &str| {
-        Refused::new(
-            "not_configured",
-            format!("This appliance does not judge evidence of this type ({key} is not set)."),
-        )
-    };
-    let mut case = Map::new();
-    let mut take = |names: &[&str]| {
-        for name in names {
-            if let Some(value) = members.get(*name) {
-                case.insert((*name).to_owned(), value.clone());
-            }
-        }
-    };
-    match kind {
-        CaseKind::AppleAttestation => {
-            take(&["key_id_b64", "attestation_object_b64"]);
-            let app_id = settings.apple_app_id.as_deref().ok_or_else(|| not_configured("attestation.apple_app_id"))?;
-            let hash: String = challenge_hash.iter().map(|b| format!("{b:02x}")).collect();
-            case.insert("app_id".to_owned(), app_id.into());
-            case.insert("client_data_hash_hex".to_owned(), hash.into());
-        }
-        CaseKind::AndroidKey => {
-            take(&["chain_pem"]);
-            case.insert("challenge_b64".to_owned(), Base64::encode_string(challenge_hash).into());
-        }
-        CaseKind::PlayIntegrity => {
-            take(&["token"]);
-            let keys = settings.play.as_ref().ok_or_else(|| not_configured("attestation.play"))?;
-            for (name, value) in keys {
-                case.insert(name.clone(), value.clone());
-            }
-            let mut config = keys.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
-            config.insert("expected_nonce".to_owned(), Base64UrlUnpadded::encode_string(challenge_hash).into());
-            case.insert("config".to_owned(), config.into());
-        }
-        _ => return Err(Refused::new("type", "Devices do not attest by evidence of this type.")),
-    }
-    Ok(case)
 }
 
 fn software(signed: &[u8], key: Option<&Jwk>, members: &Map<String, Value>) -> std::result::Result<Proven, Refused> {
@@ -221,24 +191,5 @@ fn software(signed: &[u8], key: Option<&Jwk>, members: &Map<String, Value>) -> s
     }
     let mut claims = Claims::new();
     claims.insert("key_thumbprint".to_owned(), key.thumbprint().into());
-    Ok(Proven { level: Level::Software, claims, key: None, root: None })
-}
-
-fn proven(kind: CaseKind, claims: Claims) -> Proven {
-    let text = |name: &str| claims.get(name).and_then(Value::as_str);
-    let level = match kind {
-        CaseKind::AppleAttestation => Level::Hardware,
-        CaseKind::AndroidKey if text("security_level").is_some_and(|l| l.eq_ignore_ascii_case("strongbox")) => {
-            Level::Hardware
-        }
-        CaseKind::AndroidKey => Level::Trusted,
-        _ => Level::Verdict,
-    };
-    let spki = ["public_key_spki_b64", "key_spki_b64"].into_iter().find_map(text);
-    let key = spki.and_then(|spki| {
-        let der = Base64::decode_vec(spki).ok()?;
-        Some((Base64UrlUnpadded::encode_string(&sha256(&der)), spki.to_owned()))
-    });
-    let root = text("root").map(str::to_owned);
-    Proven { level, key, root, claims }
+    Ok(Proven { level: Level::Software, claims, spki: None, root: None, list: None, key: ProvenKey::Other })
 }

@@ -9,32 +9,41 @@
 //! Knows nothing of HTTP.
 
 pub mod api;
+mod app_attest;
+mod formats;
 mod judge;
 mod model;
 mod nonce;
+mod reminders;
 mod rules;
 mod store;
+mod trust;
 
 pub use api::EvidenceRequest;
+pub use app_attest::ReceiptView;
 pub use judge::{Evidence, EvidenceKind, Judged};
-pub use model::{AttestationView, Level, Taken, VerdictView};
+pub use model::{AttestationView, Taken, VerdictView};
 pub use store::forget;
+pub use trust::{LIST_BYTES_MAX, NewRoot, RootKind, RootState, RootView, StatusListView};
+
+pub use crate::domains::devices::AttestationLevel as Level;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::attest::play::{PlayKeys, PlayPolicy};
 use crate::attest::policy::Policy;
-use crate::domains::audit::{self, Action, NewEntry};
-use crate::domains::devices::{DeviceEntry, Devices};
-use crate::domains::killswitch::{KillSwitch, Notice, Outgoing};
+use crate::crypto::seal::SealingKey;
+use crate::domains::devices::{Device, DeviceEntry, Devices};
+use crate::domains::killswitch::KillSwitch;
 use crate::kernel::context::Origin;
-use crate::kernel::ids::{DeviceId, TenantId, UserId};
+use crate::kernel::ids::{DeviceId, TenantId};
 use crate::kernel::pool::Pool;
 use crate::kernel::{Clock, Kind, Random, Refusal, Result};
 use crate::store::Store;
 
 /// What the configuration says about attestation.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Settings {
     /// Life of a nonce, two to five minutes.
     pub nonce_ttl: Duration,
@@ -47,7 +56,23 @@ pub struct Settings {
     /// Team and bundle of the Apple app; `None`: its attestations are refused.
     pub apple_app_id: Option<String>,
     /// Keys and expectations of the app's Play Integrity tokens; `None`: they are refused.
-    pub play: Option<serde_json::Map<String, serde_json::Value>>,
+    pub play: Option<(PlayKeys, PlayPolicy)>,
+}
+
+/// What proofs of hardware are built from.
+pub struct Parts {
+    /// The registry.
+    pub devices: Devices,
+    /// What locks and reminds.
+    pub killswitch: KillSwitch,
+    /// Seals receipts.
+    pub sealing: Arc<SealingKey>,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub random: Random,
+    /// The configuration.
+    pub settings: Settings,
 }
 
 /// Evidence that may wait for a thread.
@@ -67,25 +92,28 @@ struct Inner {
     clock: Clock,
     random: Random,
     settings: Settings,
+    sealing: Arc<SealingKey>,
     pool: Pool,
+    trust: trust::Trust,
+    reminders: reminders::Reminders,
     /// Nonces that each network asked for; see [`nonce`].
     asked: nonce::Asked,
 }
 
 impl Attestation {
+    /// Reads roots and lists from the data file.
+    ///
     /// # Errors
-    /// When the system gives no threads.
-    pub fn new(
-        devices: Devices,
-        killswitch: KillSwitch,
-        clock: Clock,
-        random: Random,
-        settings: Settings,
-    ) -> Result<Self> {
+    /// When the system gives no threads, or the data file cannot be read.
+    pub fn rebuild(parts: Parts) -> Result<Self> {
+        let Parts { devices, killswitch, sealing, clock, random, settings } = parts;
         let pool = Pool::for_this_machine("attest", WAITING_MAX, BUSY)?;
         let store = devices.store().clone();
-        let asked = nonce::Asked::default();
-        Ok(Self { inner: Arc::new(Inner { store, devices, killswitch, clock, random, settings, pool, asked }) })
+        let trust = trust::Trust::rebuild(&store.read()?)?;
+        let (asked, reminders) = (nonce::Asked::default(), reminders::Reminders::default());
+        let inner =
+            Inner { store, devices, killswitch, clock, random, settings, sealing, pool, trust, reminders, asked };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Judges a registered device's evidence and stores what came of it.
@@ -109,26 +137,10 @@ impl Attestation {
         self.inner.store.read_with(move |s| store::view(s, tenant, &device, now, renew_after)).await
     }
 
-    /// A person asks a device to attest again; it hears so when it is connected.
-    pub async fn ask(&self, entry: &DeviceEntry, by: UserId, origin: Origin) -> Result<()> {
-        let (this, tenant, id) = (self.clone(), entry.tenant, entry.id.clone());
-        self.inner
-            .store
-            .write(move |tx| {
-                let note = NewEntry::new(Action::AttestationRequested, &origin).user(by).device(&id);
-                audit::append(tx, tenant, this.inner.clock.now(), &this.inner.random, &note).map(drop)
-            })
-            .await?;
-        self.remind(entry)
-    }
-
-    /// Tells a connected device that its proof is wanted: the notice `STATUS_AUDIT` with the reason `attest`.
-    fn remind(&self, entry: &DeviceEntry) -> Result<()> {
-        let killswitch = &self.inner.killswitch;
-        let payload = serde_json::json!({ "nonce_at": "/v1/attestation/nonce" });
-        let frame = killswitch.notice(entry, Notice::StatusAudit, "attest", payload)?;
-        killswitch.hub().send(entry.no, Outgoing::Notice(frame));
-        Ok(())
+    /// What is left of a device's last proof, 0 to 100; `None` for one that never proved anything.
+    pub fn score(&self, device: &Device) -> Option<u8> {
+        let (now, renew_after) = (self.inner.clock.now(), self.inner.settings.renew_after);
+        device.proof.as_ref().map(|mark| rules::score(Some(mark), now, renew_after))
     }
 
     /// Forgets counters of networks that are quiet; run from time to time.

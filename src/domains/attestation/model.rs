@@ -3,45 +3,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::app_attest::AppAttestKey;
+use super::{Level, rules};
+use crate::domains::devices::ProofMark;
 use crate::kernel::ids::DeviceId;
 use crate::kernel::{Refusal, Timestamp};
 use crate::store::Row;
-
-/// How well the key of a device is kept.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = AttestationLevel)]
-pub enum Level {
-    /// Nothing was proven.
-    #[default]
-    None,
-    /// A key in software: that it is the device that enrolled.
-    Software,
-    /// A cloud verdict about the app and the system, decrypted here.
-    Verdict,
-    /// A trusted execution environment or a firmware TPM.
-    Trusted,
-    /// A chip of its own: StrongBox, Secure Enclave, a discrete TPM.
-    Hardware,
-}
-
-impl Level {
-    /// As in the audit log.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Software => "software",
-            Self::Verdict => "verdict",
-            Self::Trusted => "trusted",
-            Self::Hardware => "hardware",
-        }
-    }
-
-    /// Whether a tenant that demands hardware is content with it.
-    pub const fn is_hardware(self) -> bool {
-        matches!(self, Self::Trusted | Self::Hardware)
-    }
-}
 
 /// A stored nonce; the key ends in its SHA-256.
 #[derive(Clone, Serialize, Deserialize)]
@@ -73,17 +40,47 @@ pub(super) struct StateRow {
     /// SHA-256 of the attested key's SPKI, in base64url.
     pub key: Option<String>,
     pub key_since: Option<Timestamp>,
-    /// The root or list that decided.
+    /// The root that decided.
     pub root: Option<String>,
     pub verified_at: Option<Timestamp>,
-    /// The attested key itself (SPKI, base64) and the counter of its last assertion, for App Attest.
-    pub spki: Option<String>,
-    pub counter: u32,
+    /// The key's JWK thumbprint, where it is one of P-256.
+    #[serde(default)]
+    pub key_thumbprint: Option<String>,
+    /// Whether the key took the place of another one, and is to be watched for a while.
+    #[serde(default)]
+    pub key_changed: bool,
+    /// Whether the last proof said something else of the hardware than the one before it.
+    #[serde(default)]
+    pub hardware_changed: bool,
+    /// The list of revoked certificates that decided.
+    #[serde(default)]
+    pub list: Option<String>,
+    /// The key that assertions are made with.
+    #[serde(default)]
+    pub app_attest: Option<AppAttestKey>,
     /// When the failures of the last ten minutes were.
     pub failures: Vec<Timestamp>,
     pub verdicts: u64,
 }
 impl Row for StateRow {}
+
+impl StateRow {
+    /// What the device's row keeps of it; `None` before the first proof.
+    pub fn mark(&self) -> Option<ProofMark> {
+        let verified_at = self.verified_at?;
+        Some(ProofMark {
+            level: self.level,
+            points: rules::worth(self.level, &self.claims, self.hardware_changed, verified_at),
+            verified_at,
+            key_changed_at: self.key_since.filter(|_| self.key_changed),
+        })
+    }
+
+    /// Whether the last proof was one of an App Attest key.
+    pub fn is_app_attest(&self) -> bool {
+        self.app_attest.is_some() && self.kind.as_deref().is_some_and(|kind| kind.starts_with("apple-"))
+    }
+}
 
 /// One verdict.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -100,8 +97,11 @@ pub struct VerdictView {
     pub result: String,
     /// The rule that was broken; null when none was.
     pub reason: Option<String>,
-    /// The root or list that decided.
+    /// The root that decided.
     pub root: Option<String>,
+    /// The list of revoked certificates that decided.
+    #[serde(default)]
+    pub status_list: Option<String>,
 }
 impl Row for VerdictView {}
 
@@ -127,8 +127,24 @@ pub struct AttestationView {
     pub claims: Map<String, Value>,
     /// SHA-256 of the attested key's SPKI, in base64url.
     pub key_sha256: Option<String>,
-    /// The root or list that decided.
+    /// The root that decided.
     pub root: Option<String>,
+    /// The list of revoked certificates that decided.
+    #[serde(default)]
+    pub status_list: Option<String>,
+    /// The attested key's JWK thumbprint (RFC 7638), where it is one of P-256.
+    #[serde(default)]
+    pub key_thumbprint: Option<String>,
+    /// Whether the device's token is bound to this key (RFC 9449): stolen, it is worth nothing elsewhere.
+    #[serde(default)]
+    pub token_bound: bool,
+    /// Since when the device shows this key.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub key_since: Option<Timestamp>,
+    /// Whether the last proof said something else of the hardware than the one before; the next that agrees ends it.
+    #[serde(default)]
+    pub hardware_changed: bool,
     /// When it was proven.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub verified_at: Option<Timestamp>,
@@ -136,6 +152,15 @@ pub struct AttestationView {
     pub recent_failures: usize,
     /// The newest verdicts, newest first, at most twenty.
     pub history: Vec<VerdictView>,
+}
+
+impl AttestationView {
+    /// With what the device's token is bound to, as its `cnf.jkt` says.
+    #[must_use]
+    pub fn bound_to(mut self, thumbprint: &str) -> Self {
+        self.token_bound = self.key_thumbprint.as_deref() == Some(thumbprint);
+        self
+    }
 }
 
 /// What came of evidence within a change. A refusal is committed, too: it counts.

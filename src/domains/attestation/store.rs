@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::judge::{Judged, Proven};
 use super::model::{AttestationView, NonceRow, StateRow, Taken, Used, VerdictView};
+use super::trust::{key_name, thumbprint};
 use super::{Attestation, rules};
 use crate::attest::Refused;
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
-use crate::domains::devices::{self, BlockCause, Blocked, Device, DeviceState};
+use crate::domains::devices::{self, BlockCause, Blocked, Device, DeviceState, ProofMark};
 use crate::domains::killswitch::{self, NewCommand};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, TenantId};
@@ -22,7 +23,7 @@ const FAILURES_WITHIN: Duration = Duration::from_secs(600);
 const VERDICTS_KEPT: u64 = 100;
 const VERDICTS_SHOWN: usize = 20;
 
-fn device_key(tenant: TenantId, device: &DeviceId) -> Key {
+pub(super) fn device_key(tenant: TenantId, device: &DeviceId) -> Key {
     Key::new().bytes(tenant.to_bytes()).text(device.as_str())
 }
 
@@ -89,7 +90,7 @@ impl Attestation {
                 if let Some(device) = &mut device {
                     const WHY: &str =
                         "a nonce came back with another attestation: somebody replays or races the device";
-                    self.block(tx, device, killswitch::Action::LockSystem, WHY, origin)?;
+                    self.block(tx, device, BlockCause::Attestation, killswitch::Action::LockSystem, WHY, origin)?;
                 }
                 let entry = NewEntry::new(Action::AttestationReplayed, origin).device(id).level(ThreatLevel::Critical);
                 audit::append(tx, tenant, now, &self.inner.random, &entry)?;
@@ -101,24 +102,26 @@ impl Attestation {
                 return Ok(Taken::Refused(Box::new(nonce_invalid())));
             }
         }
-        let copied = match (&judged.verdict, &device) {
-            (Ok(proven), None) => self.copied(tx, tenant, id, proven, origin)?,
-            _ => None,
-        };
-        let (taken, answer, reason) = match &judged.verdict {
-            Ok(_) if copied.is_some() => {
-                const WHY: &str = "key_of_another_device";
-                self.fail(tx, tenant, id, None, judged.kind, WHY, origin)?;
-                (Taken::Refused(Box::new(refused(WHY))), None, Some(WHY.to_owned()))
+        let verdict = match &judged.verdict {
+            Ok(proven) if device.is_none() && self.copied(tx, tenant, id, proven, origin)?.is_some() => {
+                Err("key_of_another_device")
             }
+            // Another assertion may have been taken in since this one was judged.
+            Ok(proven) if !Self::still_rises(&Self::state(tx, tenant, id)?, proven) => Err("counter"),
+            Ok(proven) => Ok(proven),
+            Err(Refused { reason, detail }) => {
+                tracing::debug!(device = %id, reason, detail, "an attestation was refused");
+                Err(*reason)
+            }
+        };
+        let (taken, answer, reason) = match verdict {
             Ok(proven) => {
                 let view = self.accept(tx, tenant, id, device.as_mut(), judged.kind, proven, origin)?;
                 (Taken::Accepted(Box::new(view.clone())), Some(view), None)
             }
-            Err(Refused { reason, detail }) => {
-                tracing::debug!(device = %id, reason, detail, "an attestation was refused");
+            Err(reason) => {
                 self.fail(tx, tenant, id, device.as_mut(), judged.kind, reason, origin)?;
-                (Taken::Refused(Box::new(refused(reason))), None, Some((*reason).to_owned()))
+                (Taken::Refused(Box::new(refused(reason))), None, Some(reason.to_owned()))
             }
         };
         let used = Used { body: judged.body_hash.clone(), at: now, answer, reason };
@@ -135,15 +138,20 @@ impl Attestation {
         proven: &Proven,
         origin: &Origin,
     ) -> Result<Option<DeviceId>> {
-        let Some((key, _)) = &proven.key else { return Ok(None) };
-        let owner = tx.get_raw(ATTESTED_KEYS, Key::new().bytes(tenant.to_bytes()).text(key))?;
+        let Some(spki) = &proven.spki else { return Ok(None) };
+        let owner = tx.get_raw(ATTESTED_KEYS, Key::new().bytes(tenant.to_bytes()).text(&key_name(spki)))?;
         let owner = owner.as_deref().and_then(|o| std::str::from_utf8(o).ok()?.parse::<DeviceId>().ok());
         let Some(owner) = owner.filter(|owner| owner != id) else { return Ok(None) };
         if let Some(mut other) = devices::load(tx, tenant, &owner)? {
             let why = format!("its attested key came with the enrollment of {id}: one of them is a copy");
-            self.block(tx, &mut other, killswitch::Action::LockSystem, &why, origin)?;
+            self.block(tx, &mut other, BlockCause::Attestation, killswitch::Action::LockSystem, &why, origin)?;
         }
         Ok(Some(owner))
+    }
+
+    /// What a new device's row is to say of the proof that it enrolled with, within the caller's transaction.
+    pub fn mark(&self, tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId) -> Result<Option<ProofMark>> {
+        Ok(Self::state(tx, tenant, id)?.mark())
     }
 
     fn state(tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId) -> Result<StateRow> {
@@ -178,12 +186,13 @@ impl Attestation {
     ) -> Result<AttestationView> {
         let now = self.inner.clock.now();
         let mut state = Self::state(tx, tenant, id)?;
-        let changed = state.verified_at.is_some() && hardware(&state.claims) != hardware(&proven.claims);
-        let key = proven.key.as_ref().map(|(hash, _)| hash.clone());
+        let changed = state.level.is_hardware() && hardware(&state.claims) != hardware(&proven.claims);
+        let key = proven.spki.as_deref().map(key_name);
         if state.key != key {
             if let Some(old) = &state.key {
                 tx.delete(ATTESTED_KEYS, Key::new().bytes(tenant.to_bytes()).text(old))?;
             }
+            state.key_changed = state.key.is_some();
             state.key_since = Some(now);
         }
         let shared = match &key {
@@ -193,8 +202,11 @@ impl Attestation {
         state.level = proven.level;
         state.kind = Some(kind.to_owned());
         state.claims = proven.claims.clone();
-        state.spki = proven.key.as_ref().map(|(_, spki)| spki.clone());
+        state.key_thumbprint = proven.spki.as_deref().and_then(thumbprint);
         state.root = proven.root.clone();
+        state.list = proven.list.clone();
+        state.hardware_changed = changed;
+        self.keep_app_attest(&mut state, id, proven);
         state.key = key;
         state.verified_at = Some(now);
         state.failures.clear();
@@ -204,18 +216,21 @@ impl Attestation {
             result: "accepted".to_owned(),
             reason: None,
             root: proven.root.clone(),
+            status_list: proven.list.clone(),
         };
         Self::verdict(tx, tenant, id, &mut state, &verdict)?;
         tx.put(ATTESTATION_STATES, device_key(tenant, id), &state)?;
         let entry = NewEntry::new(Action::AttestationAccepted, origin).device(id).reason(kind);
         audit::append(tx, tenant, now, &self.inner.random, &entry.attestation(proven.level.name()))?;
         if let Some(device) = device {
+            device.proof = state.mark();
+            devices::save(tx, &self.inner.devices, device)?;
             if let Some(other) = shared {
                 let why = format!("its attested key is also that of {other}: one of them is a copy");
-                self.block(tx, device, killswitch::Action::LockSystem, &why, origin)?;
+                self.block(tx, device, BlockCause::Attestation, killswitch::Action::LockSystem, &why, origin)?;
                 if let Some(mut other) = devices::load(tx, tenant, &other)? {
                     let why = format!("its attested key is also that of {id}: one of them is a copy");
-                    self.block(tx, &mut other, killswitch::Action::LockSystem, &why, origin)?;
+                    self.block(tx, &mut other, BlockCause::Attestation, killswitch::Action::LockSystem, &why, origin)?;
                 }
             } else if changed {
                 let entry = NewEntry::new(Action::DeviceChallenged, origin)
@@ -223,6 +238,7 @@ impl Attestation {
                     .level(ThreatLevel::Medium)
                     .reason("what its hardware says of itself is another than before");
                 audit::append(tx, tenant, now, &self.inner.random, &entry.attestation(proven.level.name()))?;
+                self.remind_after(tx, device)?;
             } else if self.inner.settings.heals {
                 self.heal(tx, device, origin)?;
             }
@@ -272,13 +288,14 @@ impl Attestation {
             result: "refused".to_owned(),
             reason: Some(reason.to_owned()),
             root: None,
+            status_list: None,
         };
         Self::verdict(tx, tenant, id, &mut state, &verdict)?;
         let quarantine = state.failures.len() >= FAILURES_MAX;
         tx.put(ATTESTATION_STATES, device_key(tenant, id), &state)?;
         if quarantine {
             const WHY: &str = "three attestations were refused within ten minutes";
-            self.block(tx, device, killswitch::Action::ImmediateQuarantine, WHY, origin)?;
+            self.block(tx, device, BlockCause::Quarantine, killswitch::Action::ImmediateQuarantine, WHY, origin)?;
         }
         Ok(())
     }
@@ -287,19 +304,18 @@ impl Attestation {
         &self,
         tx: &mut Tx<'_>,
         device: &mut Device,
+        cause: BlockCause,
         action: killswitch::Action,
         why: &str,
         origin: &Origin,
     ) -> Result<Blocked> {
         let note = NewEntry::new(Action::DeviceBlocked, origin).device(&device.id).level(ThreatLevel::High).reason(why);
-        self.inner.killswitch.block(tx, device, BlockCause::Attestation, &NewCommand::new(action, why), note, origin)
+        self.inner.killswitch.block(tx, device, cause, &NewCommand::new(action, why), note, origin)
     }
 
     /// Releases a device that nothing but failed attestations holds.
     fn heal(&self, tx: &mut Tx<'_>, device: &mut Device, origin: &Origin) -> Result<()> {
-        let quarantined = matches!(&device.state, DeviceState::Blocked { cause: BlockCause::Attestation, reason, .. }
-            if reason.starts_with("three attestations"));
-        if !quarantined {
+        if !matches!(device.state, DeviceState::Blocked { cause: BlockCause::Quarantine, .. }) {
             return Ok(());
         }
         const WHY: &str = "the device attested cleanly";
@@ -327,11 +343,16 @@ fn view_of(
         device_id: id.clone(),
         level: state.level,
         kind: state.kind.clone(),
-        score: rules::score(state.level, &state.claims, state.verified_at, now, renew_after),
+        score: rules::score(state.mark().as_ref(), now, renew_after),
         stale: state.verified_at.is_none_or(|at| now.since(at) > renew_after),
         claims: state.claims.clone(),
         key_sha256: state.key.clone(),
         root: state.root.clone(),
+        status_list: state.list.clone(),
+        key_thumbprint: state.key_thumbprint.clone(),
+        token_bound: false,
+        key_since: state.key_since.filter(|_| state.key.is_some()),
+        hardware_changed: state.hardware_changed,
         verified_at: state.verified_at,
         recent_failures: state.failures.iter().filter(|at| now.since(**at) < FAILURES_WITHIN).count(),
         history,

@@ -118,6 +118,14 @@ pub enum Action {
     AttestationReplayed,
     /// Somebody wants a device to prove its hardware again.
     AttestationRequested,
+    /// A tenant trusts another root for proofs of hardware.
+    TrustRootAdded,
+    /// A tenant trusts a root no longer.
+    TrustRootRemoved,
+    /// A list of revoked certificates was put in force.
+    StatusListImported,
+    /// A newer receipt of Apple's for a device's key was taken in.
+    ReceiptImported,
     /// The engine wants the device to prove itself.
     DeviceChallenged,
     /// The engine trusts the device again.
@@ -201,6 +209,13 @@ impl NewEntry {
     #[must_use]
     pub fn user(mut self, user: UserId) -> Self {
         self.user_id = Some(user);
+        self
+    }
+
+    /// Who did it, when it was a person; as [`Self::user`].
+    #[must_use]
+    pub fn by(mut self, user: Option<UserId>) -> Self {
+        self.user_id = user.or(self.user_id);
         self
     }
 

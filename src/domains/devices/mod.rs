@@ -11,7 +11,7 @@ mod model;
 mod store;
 
 pub use index::DeviceEntry;
-pub use model::{BlockCause, Device, DeviceState, PlanTier, SensorsDeclared};
+pub use model::{AttestationLevel, BlockCause, Device, DeviceState, PlanTier, ProofMark, SensorsDeclared};
 pub use store::{Blocked, Tombstone, block, load, remove, save, take_tombstone, tombstone, unblock};
 
 use std::sync::Arc;

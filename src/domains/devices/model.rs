@@ -72,8 +72,60 @@ pub enum BlockCause {
     Command,
     /// The kill switch of the whole tenant.
     KillSwitch,
-    /// Proofs of its hardware that do not hold, or that somebody replayed.
+    /// A proof of its hardware that somebody replayed, or a key that is also another device's.
     Attestation,
+    /// Several proofs of its hardware in a row that did not hold; a clean one may release it.
+    Quarantine,
+}
+
+/// How well the key of a device is kept.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = AttestationLevel)]
+pub enum AttestationLevel {
+    /// Nothing was proven.
+    #[default]
+    None,
+    /// A key in software: that it is the device that enrolled.
+    Software,
+    /// A cloud verdict about the app and the system, decrypted here.
+    Verdict,
+    /// A trusted execution environment or a firmware TPM.
+    Trusted,
+    /// A chip of its own: StrongBox, Secure Enclave, a discrete TPM.
+    Hardware,
+}
+
+impl AttestationLevel {
+    /// As in the audit log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Software => "software",
+            Self::Verdict => "verdict",
+            Self::Trusted => "trusted",
+            Self::Hardware => "hardware",
+        }
+    }
+
+    /// Whether a tenant that demands hardware is content with it.
+    pub const fn is_hardware(self) -> bool {
+        matches!(self, Self::Trusted | Self::Hardware)
+    }
+}
+
+/// What the device's last accepted proof of its hardware was worth. How much of that is left at another time is for the
+/// domain of attestation to say, which writes this.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProofMark {
+    /// How well the key is kept.
+    pub level: AttestationLevel,
+    /// 0 to 100 at the time of the proof.
+    pub points: u8,
+    /// When it was proven.
+    pub verified_at: Timestamp,
+    /// Since when the device shows this key, if it showed another one before.
+    pub key_changed_at: Option<Timestamp>,
 }
 
 /// Whether a device may act.
@@ -131,6 +183,9 @@ pub struct Device {
     pub command_seq: u64,
     /// No command below this one is unfinished.
     pub oldest_open_command_seq: u64,
+    /// Its last accepted proof of hardware.
+    #[serde(default)]
+    pub proof: Option<ProofMark>,
 }
 impl Row for Device {}
 

@@ -155,6 +155,8 @@ impl Iam {
             None => {
                 let no = DeviceNo(tx.next_number("device_no")?);
                 let fresh = registered(no, right.tenant, right.owner, wanted, now, inner.settings.trial);
+                let proof = inner.attestation.mark(tx, right.tenant, &wanted.device_id)?;
+                let fresh = Device { proof, ..fresh };
                 match earlier {
                     Some(earlier) => {
                         devices::take_tombstone(tx, right.tenant, &wanted.device_id)?;
@@ -379,6 +381,7 @@ fn registered(
         trial_expires_at: now.plus(trial),
         command_seq: 0,
         oldest_open_command_seq: 1,
+        proof: None,
     }
 }
 

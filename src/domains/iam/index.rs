@@ -43,6 +43,14 @@ fn is_fresh(at_ms: i64, now: Timestamp) -> bool {
 }
 
 impl SessionEntry {
+    /// The thumbprint of the key that its tokens are bound to by DPoP.
+    pub fn dpop_key(&self) -> Option<&str> {
+        match self.binding.as_ref()? {
+            Binding::Dpop(thumbprint) => Some(thumbprint),
+            Binding::Certificate(_) => None,
+        }
+    }
+
     /// Why it is over, if it is.
     pub fn ended(&self) -> Option<EndCause> {
         match self.ended.load(Ordering::Acquire) {

@@ -43,6 +43,7 @@ permissions! {
     DevicesWrite = "devices:write", "Enroll, rename and remove devices.", [Admin Manager];
     DevicesCommand = "devices:command", "Lock and release devices.", [Admin SecurityAnalyst];
     KillSwitchEngage = "kill-switch:engage", "Lock and release all devices of the tenant at once.", [Admin];
+    TrustWrite = "trust:write", "Change which roots of trust vouch for the hardware of devices.", [Admin];
     UsersRead = "users:read", "See people, teams and roles.", [Admin SecurityAnalyst Manager Auditor];
     UsersWrite = "users:write", "Change people, teams and roles.", [Admin];
     KeysRead = "keys:read", "See API keys and tokens, never their secrets.", [Admin Auditor];
