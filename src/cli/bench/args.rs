@@ -20,6 +20,9 @@ pub enum BenchCommand {
     /// What a heartbeat notices of a fleet that reconnects and refreshes all at once
     #[command(after_help = "Example:\n  blockremote bench storm --devices 10000 --seconds 10 --json")]
     Storm(BenchArgs),
+    /// What a heartbeat notices of a fleet that proves its hardware anew within a minute
+    #[command(after_help = "Example:\n  blockremote bench reattest --devices 10000 --seconds 10 --json")]
+    Reattest(BenchArgs),
     /// Memory of living sessions
     #[command(after_help = "Example:\n  blockremote bench sessions --devices 1000000 --json")]
     Sessions(BenchArgs),

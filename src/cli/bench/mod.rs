@@ -20,7 +20,8 @@ pub(super) fn run(cli: &Cli, command: &BenchCommand) -> Outcome {
         BenchCommand::Latency(args) => latency::run(settings, args),
         BenchCommand::Sockets(args) => sockets::run(args),
         BenchCommand::Restart(args) => restart::run(settings, args),
-        BenchCommand::Storm(args) => storm::run(settings, args),
+        BenchCommand::Storm(args) => storm::storm(settings, args),
+        BenchCommand::Reattest(args) => storm::reattest(settings, args),
         BenchCommand::Sessions(args) => sessions::run(settings, args),
     }
 }

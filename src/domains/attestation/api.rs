@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 pub mod trust;
 
-use super::{AttestationView, Evidence, ReceiptView};
+use super::{Asker, AttestationView, Evidence, ReceiptView};
 use crate::domains::devices::DeviceEntry;
 use crate::gate::{Caller, Context, Json, Nothing, Reply, Validate};
 use crate::kernel::error::FieldError;
@@ -40,14 +40,14 @@ pub struct NonceResponse {
 
 /// `POST /v1/attestation/nonce`
 pub async fn nonce(ctx: Context, Json(request): Json<NonceRequest>) -> Result<Reply<NonceResponse>> {
-    let tenant = match (ctx.caller(), ctx.enrollment_credential()) {
-        (Caller::Device(device), _) => device.entry.tenant,
+    let (tenant, asker) = match (ctx.caller(), ctx.enrollment_credential()) {
+        (Caller::Device(device), _) => (device.entry.tenant, Asker::Enrolled),
         (_, Some(token)) => {
             let found = ctx.services().iam.tenant_of_enrollment_token(token, &request.device_id).await;
             if let (Err(_), Some(ip)) = (&found, ctx.origin().ip) {
                 ctx.limiter().auth_failed(ip, ctx.now());
             }
-            found?
+            (found?, Asker::Newcomer)
         }
         _ => {
             let detail = "A nonce is for a device with its own token, or for one that shows an enrollment token \
@@ -55,7 +55,8 @@ pub async fn nonce(ctx: Context, Json(request): Json<NonceRequest>) -> Result<Re
             return Err(Refusal::new(Kind::Unauthenticated, "unauthenticated", detail).into());
         }
     };
-    let (nonce, expires_at) = ctx.services().attestation.new_nonce(tenant, request.device_id, ctx.origin().ip).await?;
+    let from = ctx.origin().ip.map(|ip| (ip, asker));
+    let (nonce, expires_at) = ctx.services().attestation.new_nonce(tenant, request.device_id, from).await?;
     Ok(Reply::new(NonceResponse { nonce, expires_at }))
 }
 

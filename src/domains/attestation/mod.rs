@@ -23,6 +23,7 @@ pub use api::EvidenceRequest;
 pub use app_attest::ReceiptView;
 pub use judge::{Evidence, EvidenceKind, Judged};
 pub use model::{AttestationView, Taken, VerdictView};
+pub use nonce::Asker;
 pub use store::forget;
 pub use trust::{LIST_BYTES_MAX, NewRoot, RootKind, RootState, RootView, StatusListView};
 

@@ -21,24 +21,44 @@ use crate::store::tables::ATTESTATION_NONCES;
 const OPEN_PER_DEVICE_MAX: usize = 5;
 /// Rows of one device that are kept: used ones are remembered, so that a replay is told from an unknown nonce.
 const KEPT_PER_DEVICE_MAX: usize = 64;
-/// Nonces a minute that one network may ask for.
+/// Nonces a minute that one network may ask for by enrollment tokens, for names that nobody bears yet.
 const PER_NETWORK: u32 = 600;
+/// Nonces a minute that the enrolled devices of one network may ask for: a whole site behind one address, three times over.
+const PER_NETWORK_ENROLLED: u32 = 30_000;
 const NETWORKS_MAX: usize = 50_000;
+
+/// Who asks for a nonce.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Asker {
+    /// A device with its own token.
+    Enrolled,
+    /// Somebody with an enrollment token.
+    Newcomer,
+}
+
+impl Asker {
+    const fn quota(self) -> Quota {
+        Quota::per_minute(match self {
+            Self::Enrolled => PER_NETWORK_ENROLLED,
+            Self::Newcomer => PER_NETWORK,
+        })
+    }
+}
 
 /// Nonces that each network asked for in the last minute.
 #[derive(Default)]
-pub(super) struct Asked(Mutex<HashMap<IpAddr, SlidingWindow>>);
+pub(super) struct Asked(Mutex<HashMap<(IpAddr, Asker), SlidingWindow>>);
 
 impl Asked {
-    fn admit(&self, ip: IpAddr, now: Timestamp) -> Result<()> {
+    fn admit(&self, ip: IpAddr, asker: Asker, now: Timestamp) -> Result<()> {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if asked.len() >= NETWORKS_MAX {
-            asked.retain(|_, window| !window.is_idle(Quota::per_minute(PER_NETWORK), now));
+            asked.retain(|(_, asker), window| !window.is_idle(asker.quota(), now));
         }
         if asked.len() >= NETWORKS_MAX {
             asked.clear();
         }
-        let decision = asked.entry(network_of(ip)).or_default().admit(Quota::per_minute(PER_NETWORK), now);
+        let decision = asked.entry((network_of(ip), asker)).or_default().admit(asker.quota(), now);
         if decision.admitted {
             return Ok(());
         }
@@ -48,7 +68,7 @@ impl Asked {
 
     pub fn sweep(&self, now: Timestamp) {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.retain(|_, window| !window.is_idle(Quota::per_minute(PER_NETWORK), now));
+        asked.retain(|(_, asker), window| !window.is_idle(asker.quota(), now));
     }
 }
 
@@ -61,10 +81,10 @@ impl Attestation {
         &self,
         tenant: TenantId,
         device: DeviceId,
-        ip: Option<IpAddr>,
+        from: Option<(IpAddr, Asker)>,
     ) -> Result<(String, Timestamp)> {
-        if let Some(ip) = ip {
-            self.inner.asked.admit(ip, self.inner.clock.now())?;
+        if let Some((ip, asker)) = from {
+            self.inner.asked.admit(ip, asker, self.inner.clock.now())?;
         }
         let nonce = Base64UrlUnpadded::encode_string(&self.inner.random.bytes::<32>());
         let (this, hash) = (self.clone(), sha256(nonce.as_bytes()));
@@ -108,5 +128,22 @@ impl Attestation {
             })
             .await?;
         Ok((nonce, expires_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A site of ten thousand devices stands behind one address and renews all proofs within a minute; who merely holds
+    /// an enrollment token has no need of so many.
+    #[test]
+    fn the_devices_of_one_site_do_not_use_up_what_strangers_may_ask_for() {
+        let (asked, ip) = (Asked::default(), IpAddr::from([192, 0, 2, 1]));
+        let admitted =
+            |asker, times: u32| (0..times).filter(|_| asked.admit(ip, asker, Timestamp::EPOCH).is_ok()).count();
+        assert_eq!(admitted(Asker::Enrolled, 10_000), 10_000);
+        assert_eq!(admitted(Asker::Newcomer, 10_000), PER_NETWORK as usize);
+        assert_eq!(admitted(Asker::Enrolled, 30_000), 20_000);
     }
 }
