@@ -193,6 +193,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let tenants = Tenants::rebuild(store.clone())?;
     let killswitch = KillSwitch::new(tenants.clone(), devices.clone(), keys.clone(), clock.clone(), random.clone());
     let attestation = Attestation::rebuild(attestation::Parts {
+        tenants: tenants.clone(),
         devices: devices.clone(),
         killswitch: killswitch.clone(),
         sealing: Arc::clone(&custody.sealing),

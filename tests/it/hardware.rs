@@ -7,6 +7,7 @@ use base64ct::{Base64, Encoding};
 use blockremote::client::Response;
 use blockremote::client::frame::{Action, Incoming};
 use blockremote::client::socket::Event;
+use blockremote::config::Paywall;
 use blockremote::crypto::dpop::make_proof;
 use blockremote::crypto::{SigningKey, sha256};
 use blockremote::domains::attestation::{Evidence, NewRoot, RootKind};
@@ -26,11 +27,13 @@ use crate::wire::url;
 pub const APP: &str = "TEAM123456.com.example.app";
 pub const ROOTS: &str = "/v1/intel/roots";
 
-/// A server for Apple's app; without the demand for a revocation list, which has tests of its own.
+/// A server for Apple's app; without the demand for a revocation list, which has tests of its own, and without a paywall.
 pub async fn start() -> Result<Server, Fault> {
     Server::start_with(|c| {
         c.attestation.apple_app_id = Some(APP.to_owned());
         c.attestation.require_status_list = false;
+        // Weeks go by here, and no trial is to end in them.
+        c.billing.paywall = Paywall::Off;
     })
     .await
 }
@@ -343,6 +346,17 @@ async fn a_connected_device_is_asked_before_its_proof_is_too_old_and_not_twice_a
     assert_eq!(asked(&mut socket).await?, "attest");
     let none = tokio::time::timeout(Duration::from_millis(300), asked(&mut quiet)).await;
     assert!(none.is_err(), "who never proved anything has nothing to renew");
+
+    // Until the tenant comes to demand it: of whom it knows nothing, and of whom it wants more.
+    let admin = server.admin_token().await?;
+    let path = format!("/v1/tenants/{}", phone.tenant);
+    done(&server, &admin, "PATCH", &path, json!({ "attestation": "required" })).await?;
+    server.app().services.attestation.remind_due().await;
+    assert_eq!(asked(&mut quiet).await?, "attest");
+    done(&server, &admin, "PATCH", &path, json!({ "attestation": "hardware" })).await?;
+    server.clock.advance(Duration::from_secs(3_600));
+    server.app().services.attestation.remind_due().await;
+    assert_eq!((asked(&mut quiet).await?, asked(&mut socket).await?), ("attest".to_owned(), "attest".to_owned()));
     Ok(())
 }
 

@@ -37,6 +37,7 @@ use crate::attest::policy::Policy;
 use crate::crypto::seal::SealingKey;
 use crate::domains::devices::{Device, DeviceEntry, Devices};
 use crate::domains::killswitch::KillSwitch;
+use crate::domains::tenants::Tenants;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, TenantId};
 use crate::kernel::pool::Pool;
@@ -62,6 +63,8 @@ pub struct Settings {
 
 /// What proofs of hardware are built from.
 pub struct Parts {
+    /// What each tenant demands.
+    pub tenants: Tenants,
     /// The registry.
     pub devices: Devices,
     /// What locks and reminds.
@@ -88,6 +91,7 @@ pub struct Attestation {
 
 struct Inner {
     store: Store,
+    tenants: Tenants,
     devices: Devices,
     killswitch: KillSwitch,
     clock: Clock,
@@ -107,13 +111,25 @@ impl Attestation {
     /// # Errors
     /// When the system gives no threads, or the data file cannot be read.
     pub fn rebuild(parts: Parts) -> Result<Self> {
-        let Parts { devices, killswitch, sealing, clock, random, settings } = parts;
+        let Parts { tenants, devices, killswitch, sealing, clock, random, settings } = parts;
         let pool = Pool::for_this_machine("attest", WAITING_MAX, BUSY)?;
         let store = devices.store().clone();
         let trust = trust::Trust::rebuild(&store.read()?)?;
         let (asked, reminders) = (nonce::Asked::default(), reminders::Reminders::default());
-        let inner =
-            Inner { store, devices, killswitch, clock, random, settings, sealing, pool, trust, reminders, asked };
+        let inner = Inner {
+            store,
+            tenants,
+            devices,
+            killswitch,
+            clock,
+            random,
+            settings,
+            sealing,
+            pool,
+            trust,
+            reminders,
+            asked,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 

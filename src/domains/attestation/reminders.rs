@@ -1,9 +1,11 @@
-//! Asking devices for a proof: because a person wants one, because the last one is too old, or because it said something
-//! new. A device hears so on its socket: the notice `STATUS_AUDIT` with the reason `attest`.
+//! Asking devices for a proof: because a person wants one, because the last one is too old or said something new, or
+//! because the tenant has come to demand more than it shows. A device hears so on its socket: the notice `STATUS_AUDIT`
+//! with the reason `attest`.
 //!
 //! Devices that enrolled together would all be asked together; so each is asked some time before its proof is too old,
 //! how long before following from its number. Nobody is asked again within the hour.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use super::Attestation;
 use crate::domains::audit::{self, Action, NewEntry};
 use crate::domains::devices::{Device, DeviceEntry};
 use crate::domains::killswitch::{Notice, Outgoing};
+use crate::domains::tenants::AttestationPolicy;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceNo, UserId};
 use crate::kernel::{Result, Timestamp};
@@ -62,16 +65,24 @@ impl Attestation {
         Ok(())
     }
 
-    /// Asks those connected devices whose proof is about to be too old. Run every few seconds.
+    /// Asks those connected devices whose proof is about to be too old, or less than their tenant demands. Run every few
+    /// seconds.
     pub async fn remind_due(&self) {
         let (now, renew_after) = (self.inner.clock.now(), self.inner.settings.renew_after);
         let hub = self.inner.killswitch.hub();
         let asked = &self.inner.reminders.0;
+        let demands: HashMap<_, _> =
+            self.inner.tenants.entries().into_iter().map(|t| (t.id, t.tenant().attestation)).collect();
         let is_due = |entry: &Arc<DeviceEntry>| {
-            let Some(proof) = entry.device().proof else { return false };
-            now >= due_at(entry.no, proof.verified_at, renew_after)
-                && hub.is_open(entry.no)
-                && asked.pin().get(&entry.no).is_none_or(|at| now.since(*at) >= PATIENCE)
+            let demand = demands.get(&entry.tenant).copied().unwrap_or_default();
+            let wanted = match entry.device().proof {
+                None => demand != AttestationPolicy::Optional,
+                Some(proof) => {
+                    now >= due_at(entry.no, proof.verified_at, renew_after)
+                        || demand == AttestationPolicy::Hardware && !proof.level.is_hardware()
+                }
+            };
+            wanted && hub.is_open(entry.no) && asked.pin().get(&entry.no).is_none_or(|at| now.since(*at) >= PATIENCE)
         };
         asked.pin().retain(|_, at| now.since(*at) < PATIENCE);
         let due: Vec<_> = self.inner.devices.entries().into_iter().filter(is_due).take(ROUND_MAX).collect();
