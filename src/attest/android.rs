@@ -33,6 +33,7 @@ pub use policy::AndroidPolicy;
 pub use status::StatusList;
 
 use super::chain::{self, Anchor, Anchors, Chain, DateRule, Dates, Key, Rules, parse_pem_chain};
+use super::members::{Members, hex, wrong};
 use super::{Claims, Refused};
 use crate::crypto::constant_time_eq;
 use crate::kernel::Timestamp;
@@ -273,10 +274,6 @@ impl Attested {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Judges one case as the command line hands it in; members that are not named here are ignored.
 ///
 /// `chain_pem`; optionally `challenge_b64` or `challenge_utf8` (what must be repeated), `package` and `signature_digest`
@@ -286,48 +283,31 @@ fn hex(bytes: &[u8]) -> String {
 /// # Errors
 /// Those of [`verify`], and `malformed_input`.
 pub fn verify_case(input: &Map<String, Value>, policy: &AndroidPolicy, now: Timestamp) -> Result<Claims, Refused> {
-    let chain = parse_pem_chain(text(input, "chain_pem")?.ok_or_else(|| case("has no chain_pem"))?)?;
-    let challenge = match (text(input, "challenge_b64")?, text(input, "challenge_utf8")?) {
-        (Some(base64), _) => {
-            Some(Base64::decode_vec(base64).map_err(|_| case("has a challenge_b64 that is no base64"))?)
-        }
-        (None, utf8) => utf8.map(|utf8| utf8.as_bytes().to_vec()),
+    let m = Members(input);
+    let chain = parse_pem_chain(m.required_text("chain_pem")?)?;
+    let challenge = match m.bytes(&["challenge_b64"])? {
+        Some(bytes) => Some(bytes),
+        None => m.text("challenge_utf8")?.map(|text| text.as_bytes().to_vec()),
     };
-    let date = text(input, "status_list_date")?
-        .map(|date| date.parse::<Timestamp>().map_err(|fault| case(&format!("has a status_list_date that {fault}"))))
-        .transpose()?;
-    let status_list = match input.get("status_list") {
-        None | Some(Value::Null) => None,
+    let date = m.text("status_list_date")?.map(|date| date.parse::<Timestamp>()).transpose();
+    let date = date.map_err(|_| wrong("status_list_date", "an RFC 3339 time such as 2026-01-31T09:30:00Z"))?;
+    let status_list = match m.get("status_list") {
+        None => None,
         Some(Value::Object(list)) => Some(StatusList::from_object(list, date)?),
         Some(Value::String(json)) => Some(StatusList::from_json(json.as_bytes(), date)?),
-        Some(_) => return Err(case("has a status_list that is no object")),
+        Some(_) => return Err(wrong("status_list", "an object or a text")),
     };
-    let roots = match input.get("roots") {
-        None | Some(Value::Null) => google_roots()?,
-        Some(roots) => own_roots(roots)?,
-    };
+    let roots = m.get("roots").map_or_else(google_roots, own_roots)?;
     let mut policy = policy.clone();
-    if let Some(package) = text(input, "package")? {
+    if let Some(package) = m.text("package")? {
         policy.packages = vec![package.to_owned()];
     }
-    if let Some(digest) = text(input, "signature_digest")? {
+    if let Some(digest) = m.text("signature_digest")? {
         policy.signer_digests_hex = vec![digest.to_owned()];
     }
     let evidence =
         Evidence { chain: &chain, challenge: challenge.as_deref(), roots: &roots, status_list: status_list.as_ref() };
     Ok(verify(&evidence, &policy, now)?.claims())
-}
-
-fn case(what: &str) -> Refused {
-    Refused::new("malformed_input", format!("the case {what}"))
-}
-
-fn text<'v>(input: &'v Map<String, Value>, name: &str) -> Result<Option<&'v str>, Refused> {
-    match input.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(case(&format!("has a {name} that is no text"))),
-    }
 }
 
 fn own_roots(roots: &Value) -> Result<Anchors, Refused> {
@@ -337,7 +317,7 @@ fn own_roots(roots: &Value) -> Result<Anchors, Refused> {
         Value::Array(pems) if pems.len() <= ROOTS_MAX && pems.iter().all(Value::is_string) => {
             pems.iter().filter_map(Value::as_str).collect()
         }
-        _ => return Err(case("has roots that are no list of PEM certificates")),
+        _ => return Err(wrong("roots", "a list of PEM certificates")),
     };
     let mut anchors = Anchors::default();
     for pem in pems {

@@ -22,8 +22,6 @@ mod negatives;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Write;
-
 use serde::{Deserialize, Serialize};
 
 pub use assertion::{Asserted, Assertion};
@@ -127,12 +125,4 @@ pub(crate) fn point_of_spki(spki: &[u8]) -> Option<[u8; 65]> {
 
 fn spki_of_point(point: &[u8; 65]) -> Vec<u8> {
     [&P256_SPKI_HEAD[..], point].concat()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a text never fails.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

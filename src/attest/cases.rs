@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
-use super::fields::malformed;
+use super::members::malformed;
 use super::policy::Policy;
 use super::{Claims, Refused, android, apple, jose, play, tpm, webauthn};
 use crate::kernel::Timestamp;

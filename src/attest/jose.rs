@@ -8,7 +8,7 @@
 use base64ct::{Base64UrlUnpadded, Encoding};
 use serde_json::{Map, Value, json};
 
-use super::fields::{self, malformed};
+use super::members::{Members, malformed};
 use super::{Claims, Refused};
 use crate::crypto::{Jwk, JwkSet, JwsError, JwtError, JwtPolicy, VerifyingKey, parse_compact, strict_json, verify_jwt};
 use crate::kernel::Timestamp;
@@ -26,27 +26,21 @@ const LIFETIME_MAX_S: u32 = 86_400;
 /// # Errors
 /// `malformed_input`, `key_set`, or the first rule that the token breaks.
 pub fn verify_jwt_case(input: &Map<String, Value>, now: Timestamp) -> Result<Claims, Refused> {
-    let token = fields::text(input, "token")?;
-    let jwks = input.get("jwks").ok_or_else(|| malformed("the member jwks must be a set of keys"))?;
-    let policy = jwt_policy(fields::object(input, "config")?)?;
+    let m = Members(input);
+    let token = m.required_text("token")?;
+    let jwks = m.get("jwks").ok_or_else(|| malformed("the member jwks must be a set of keys"))?;
+    let policy = jwt_policy(m.required_inner("config")?)?;
     let keys = JwkSet::from_value(jwks).map_err(|e| Refused::new("key_set", e.to_string()))?;
     let proven = verify_jwt(token, &|kid| keys.get(kid), &policy, now)
         .map_err(|e| Refused::new(jwt_reason(e), e.to_string()))?;
     Ok(proven.all)
 }
 
-fn jwt_policy(config: &Map<String, Value>) -> Result<JwtPolicy, Refused> {
+fn jwt_policy(config: Members<'_>) -> Result<JwtPolicy, Refused> {
     const KNOWN: &[&str] = &["issuer", "audience", "typ", "leeway_s", "max_lifetime_s", "allowed_alg", "now"];
-    if let Some(name) = config.keys().find(|name| !KNOWN.contains(&name.as_str())) {
+    if let Some(name) = config.0.keys().find(|name| !KNOWN.contains(&name.as_str())) {
         return Err(malformed(format!("config has the unknown member {name:.64}; known are {}", KNOWN.join(", "))));
     }
-    let seconds = |name: &str, otherwise: u32| match config.get(name) {
-        None => Ok(otherwise),
-        Some(value) => value
-            .as_u64()
-            .and_then(|s| u32::try_from(s).ok())
-            .ok_or_else(|| malformed(format!("config.{name} must be a whole number of seconds"))),
-    };
     if let Some(allowed) = config.get("allowed_alg") {
         let allowed = allowed.as_array().ok_or_else(|| malformed("config.allowed_alg must be a list"))?;
         if !allowed.iter().any(|alg| alg == "ES256") {
@@ -57,11 +51,11 @@ fn jwt_policy(config: &Map<String, Value>) -> Result<JwtPolicy, Refused> {
         }
     }
     Ok(JwtPolicy {
-        issuer: fields::text(config, "issuer")?.to_owned(),
-        audience: fields::text(config, "audience")?.to_owned(),
-        typ: fields::text(config, "typ")?.to_owned(),
-        leeway_s: seconds("leeway_s", LEEWAY_S)?,
-        max_lifetime_s: seconds("max_lifetime_s", LIFETIME_MAX_S)?,
+        issuer: config.required_text("issuer")?.to_owned(),
+        audience: config.required_text("audience")?.to_owned(),
+        typ: config.required_text("typ")?.to_owned(),
+        leeway_s: config.small("leeway_s")?.unwrap_or(LEEWAY_S),
+        max_lifetime_s: config.small("max_lifetime_s")?.unwrap_or(LIFETIME_MAX_S),
     })
 }
 
@@ -72,8 +66,9 @@ fn jwt_policy(config: &Map<String, Value>) -> Result<JwtPolicy, Refused> {
 /// # Errors
 /// `malformed_input`, `key`, or the first rule that the token breaks.
 pub fn verify_jws_case(input: &Map<String, Value>) -> Result<Claims, Refused> {
-    let token = fields::text(input, "token")?;
-    let jwk = input.get("jwk").ok_or_else(|| malformed("the member jwk must be a key"))?;
+    let m = Members(input);
+    let token = m.required_text("token")?;
+    let jwk = m.get("jwk").ok_or_else(|| malformed("the member jwk must be a key"))?;
     let jwk = Jwk::from_value(jwk).map_err(|e| Refused::new("key", e.to_string()))?;
     let key = VerifyingKey::from_jwk(&jwk).map_err(|e| Refused::new("key", e.to_string()))?;
     let parsed = parse_compact(token, JWS_LEN_MAX).map_err(|e| Refused::new(jws_reason(e), e.to_string()))?;

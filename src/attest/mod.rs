@@ -8,7 +8,6 @@ pub mod android;
 pub mod apple;
 pub mod cases;
 pub mod chain;
-pub(crate) mod fields;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod jose;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::fields::{self, malformed};
+use super::members::{Members, base64url, malformed};
 use super::{Claims, Refused};
 use crate::crypto::{JweError, VerifyingKey, decrypt_compact, parse_compact, strict_json};
 use crate::kernel::Timestamp;
@@ -159,12 +159,13 @@ fn not_opened(error: JweError) -> Refused {
 /// `malformed_input` for members that are missing, of another type or unknown to `config`; else as [`verify`], and at
 /// last `replayed`.
 pub fn verify_case(input: &Map<String, Value>, policy: &PlayPolicy, now: Timestamp) -> Result<Claims, Refused> {
-    let token = fields::text(input, "token")?;
+    let m = Members(input);
+    let token = m.required_text("token")?;
     let (keys, policy) = expectations(input, policy)?;
-    let nonce = fields::base64url(fields::text(fields::object(input, "config")?, "expected_nonce")?)
+    let nonce = base64url(m.required_inner("config")?.required_text("expected_nonce")?)
         .filter(|nonce| NONCE_BYTES.contains(&nonce.len()))
         .ok_or_else(|| malformed("config.expected_nonce must be base64url of 16 to 375 bytes"))?;
-    let seen = fields::flag(input, "seen")?;
+    let seen = m.flag("seen")?;
     let claims = verify(token, &keys, &nonce, &policy, now)?;
     if seen {
         return Err(Refused::new("replayed", "the same token was presented before, and each counts once"));
@@ -177,9 +178,10 @@ pub fn verify_case(input: &Map<String, Value>, policy: &PlayPolicy, now: Timesta
 /// # Errors
 /// `malformed_input`, `bad_key`.
 pub fn expectations(input: &Map<String, Value>, policy: &PlayPolicy) -> Result<(PlayKeys, PlayPolicy), Refused> {
-    let decryption = Zeroizing::new(fields::base64(input, "decryption_key_b64")?);
-    let keys = PlayKeys::new(&decryption, &fields::base64(input, "verification_key_spki_b64")?)?;
-    Ok((keys, merged(fields::object(input, "config")?, policy)?))
+    let m = Members(input);
+    let decryption = Zeroizing::new(m.required(&["decryption_key_b64"])?);
+    let keys = PlayKeys::new(&decryption, &m.required(&["verification_key_spki_b64"])?)?;
+    Ok((keys, merged(m.required_inner("config")?.0, policy)?))
 }
 
 /// The policy with the case's own rules over it. A rule that is not known is refused: to pass over it would be to accept

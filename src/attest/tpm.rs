@@ -115,9 +115,6 @@ pub fn verify_quote_case(input: &Map<String, Value>, policy: &TpmPolicy, now: Ti
         Some(name) => Hash::from_name(name).ok_or_else(|| wrong("pcr_bank", "sha1, sha256, sha384 or sha512"))?,
     };
     let mut banks = registers(m, Some(bank))?.ok_or_else(|| missing("pcr_values"))?;
-    let count = |name: &str| -> Result<Option<u32>, Refused> {
-        m.number(name)?.map(|n| u32::try_from(n).map_err(|_| wrong(name, "a number of 32 bits"))).transpose()
-    };
     let ak_name = m.bytes(&["ak_name_hex", "ak_name_b64"])?;
     let certificates = m.text("ak_certificates_pem")?.map(parse_pem_chain).transpose()?;
     if policy.require_ak_binding && ak_name.is_none() && certificates.is_none() {
@@ -139,8 +136,8 @@ pub fn verify_quote_case(input: &Map<String, Value>, policy: &TpmPolicy, now: Ti
         bank,
         required_pcrs,
         ak_name: ak_name.as_deref(),
-        reset_count: count("stored_reset_count")?,
-        restart_count: count("stored_restart_count")?,
+        reset_count: m.small("stored_reset_count")?,
+        restart_count: m.small("stored_restart_count")?,
         clock_ms: m.number("stored_clock_ms")?,
     };
     let verified = quote::verify(&evidence, &known, policy)?;

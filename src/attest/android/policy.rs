@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::GENERATED;
 use super::description::{BootState, KeyDescription, RootOfTrust, SecurityLevel};
 use crate::attest::Refused;
+use crate::attest::members::hex;
 
 /// Rules for the statement of an Android key. Every key may be left out.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -163,7 +164,7 @@ impl AndroidPolicy {
 }
 
 fn listed(list: &[String], bytes: &[u8]) -> bool {
-    let hex = super::hex(bytes);
+    let hex = hex(bytes);
     list.iter().any(|listed| listed.eq_ignore_ascii_case(&hex))
 }
 

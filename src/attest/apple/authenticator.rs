@@ -4,6 +4,7 @@
 //! with or without flag ED. What decides is therefore what the bytes are for, and where they end. Every byte here is
 //! covered by the attestation's nonce or the assertion's signature. Knows nothing of either.
 
+use crate::attest::members::hex;
 use crate::attest::{Claims, Refused};
 use crate::crypto::cbor::{self, Value};
 use crate::crypto::cose::CoseKey;
@@ -107,7 +108,7 @@ impl AuthenticatorData {
     pub fn extension_claims(&self) -> Claims {
         let claim = |(name, value): &(String, Value)| match value {
             Value::Text(text) => Some((name.clone(), text.as_str().into())),
-            Value::Bytes(bytes) => Some((format!("{name}_hex"), super::hex(bytes).into())),
+            Value::Bytes(bytes) => Some((format!("{name}_hex"), hex(bytes).into())),
             Value::Unsigned(n) => Some((name.clone(), (*n).into())),
             Value::Negative(n) => Some((name.clone(), (*n).into())),
             Value::Bool(b) => Some((name.clone(), (*b).into())),

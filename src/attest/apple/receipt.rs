@@ -10,8 +10,9 @@ use x509_parser::prelude::FromDer;
 
 use super::ber::{self, BerError, Reader};
 use super::cms::SignedData;
-use super::{ApplePolicy, AppleRoots, Environment, hex, point_of_spki};
+use super::{ApplePolicy, AppleRoots, Environment, point_of_spki};
 use crate::attest::chain;
+use crate::attest::members::hex;
 use crate::attest::{Claims, Refused};
 use crate::crypto::sha256;
 use crate::kernel::Timestamp;

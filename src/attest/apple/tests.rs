@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::fixture::{Object, bytes, cases, named, text, time, unhex, vectors};
 use super::*;
 use crate::attest::Claims;
+use crate::attest::members::hex;
 use crate::crypto::sha256;
 use crate::kernel::Timestamp;
 
@@ -309,10 +310,10 @@ fn a_case_that_cannot_be_read_is_refused_and_says_which_member() {
         ("client_data_hash_hex", json!("abc"), "malformed_input"),
         ("client_data_hash_hex", json!("+1"), "malformed_input"),
         ("client_data_hash_hex", json!(""), "client_data_hash"),
-        ("key_id_b64", json!("2o0syRGn1HDKDv85d522XBC9nLqrHWHGnt/mJ5hWMQM"), "malformed_input"),
+        ("key_id_b64", json!("2o0syRGn1HDKDv85d522XBC9nLqrHWHGnt/mJ5hWMQM=="), "malformed_input"),
         ("environment", json!("staging"), "malformed_input"),
         ("environment", json!(7), "malformed_input"),
-        ("attestation_object_b64", json!("A".repeat(10_000_000)), "malformed_input"),
+        ("attestation_object_b64", json!("A".repeat(10_000_000)), "too_long"),
         ("attestation_object_b64", json!(""), "attestation_form"),
         ("attestation_object_b64", json!(nested), "attestation_form"),
     ] {

@@ -4,7 +4,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::{Claims, Refused, fields};
+use super::super::members::base64url;
+use super::super::{Claims, Refused};
 use super::{NONCE_BYTES, PlayPolicy};
 use crate::kernel::Timestamp;
 
@@ -43,7 +44,7 @@ fn request(
     if text(request, "requestPackageName")? != policy.package {
         return Err(Refused::new("package", "the request came from another package"));
     }
-    let presented = fields::base64url(text(request, "nonce")?).filter(|n| NONCE_BYTES.contains(&n.len()));
+    let presented = base64url(text(request, "nonce")?).filter(|n| NONCE_BYTES.contains(&n.len()));
     if presented.is_none_or(|presented| presented != nonce) {
         return Err(Refused::new("nonce", "the nonce is another one"));
     }
@@ -73,8 +74,8 @@ fn app(app: &Verdict, policy: &PlayPolicy, claims: &mut Claims) -> Result<(), Re
         return Err(Refused::new("package", "the app is of another package"));
     }
     let digests = texts(app.get("certificateSha256Digest")).ok_or_else(|| form("certificateSha256Digest"))?;
-    let known: Vec<_> = policy.certificate_digests.iter().filter_map(|d| fields::base64url(d)).collect();
-    let ours = |digest: &&str| fields::base64url(digest).is_some_and(|d| d.len() == 32 && known.contains(&d));
+    let known: Vec<_> = policy.certificate_digests.iter().filter_map(|d| base64url(d)).collect();
+    let ours = |digest: &&str| base64url(digest).is_some_and(|d| d.len() == 32 && known.contains(&d));
     if digests.is_empty() || !digests.iter().all(ours) {
         return Err(Refused::new("app_signer", "the app was signed by a certificate that the policy does not name"));
     }
