@@ -39,6 +39,10 @@ pub struct WebauthnPolicy {
     pub require_trusted_chain: bool,
     /// Whether a PIN, a fingerprint or the like is demanded. Default false.
     pub require_user_verification: bool,
+    /// Whether a frame of another origin may hold the ceremony (`crossOrigin` and `topOrigin` of the client data).
+    /// Default true: a statement says the same of its authenticator wherever it was asked for. Passkeys of people follow
+    /// a rule of their own, which allows no frames.
+    pub allow_cross_origin: bool,
     /// Whether a `tpm` statement may be signed with RSASSA and SHA-1 (`RS1`), as Windows Hello does; certificates never
     /// may. Default true.
     pub allow_tpm_rs1: bool,
@@ -59,6 +63,7 @@ impl Default for WebauthnPolicy {
             allow_self_attestation: true,
             require_trusted_chain: false,
             require_user_verification: false,
+            allow_cross_origin: true,
             allow_tpm_rs1: true,
             tpm_vendors: Vec::new(),
             require_android_hardware: false,
@@ -82,8 +87,7 @@ struct Statement {
 ///
 /// Members, by themselves or within `registration`: `challenge_hex` (or `challenge_b64url`), `client_data_json_...`,
 /// `attestation_object_...`; beside them `rp_id`, `origin`, and where there are some `attestation_root_cert_der_hex` (or
-/// `root_pem`) or `root`, the name of a bundled root. Frames of another origin are refused (`cross_origin`): this
-/// appliance lets nobody frame it.
+/// `root_pem`) or `root`, the name of a bundled root.
 ///
 /// # Errors
 /// [`Refused`] with the first rule that was broken; `malformed_input` for a case that lacks a member.
@@ -193,6 +197,7 @@ fn expected<'a>(rp_id: &'a str, origins: &'a [String], challenge: &'a [u8], poli
         origins,
         challenge,
         user_verification_required: policy.require_user_verification,
+        cross_origin_allowed: policy.allow_cross_origin,
         algorithms: &Algorithm::ALL,
     }
 }

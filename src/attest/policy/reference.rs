@@ -113,6 +113,9 @@ allow_self_attestation = true
 require_trusted_chain = false
 # Whether a PIN, a fingerprint or the like is demanded.
 require_user_verification = false
+# Whether a frame of another origin may hold the ceremony. On, because a statement says the same of its authenticator
+# wherever it was asked for. Passkeys of people follow a rule of their own, which allows no frames.
+allow_cross_origin = true
 # Whether a "tpm" statement may be signed with RSASSA and SHA-1, as Windows Hello does; certificates never may.
 allow_tpm_rs1 = true
 # Vendors of TPMs that count, as eight hexadecimal digits such as "494E5443"; empty: any.

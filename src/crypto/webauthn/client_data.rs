@@ -45,11 +45,16 @@ pub(super) fn check(ceremony: Ceremony, expected: &Expected<'_>, json: &[u8]) ->
     if !expected.origins.iter().any(|allowed| allowed == origin) {
         return Err(WebauthnError::Origin);
     }
-    if !matches!(data.get("crossOrigin"), None | Some(Value::Bool(false))) {
-        return Err(WebauthnError::CrossOrigin);
-    }
-    if data.get("topOrigin").is_some_and(|top| top.as_str() != Some(origin)) {
-        return Err(WebauthnError::TopOrigin);
+    let framed = match data.get("crossOrigin") {
+        None => false,
+        Some(Value::Bool(framed)) if !framed || expected.cross_origin_allowed => *framed,
+        Some(_) => return Err(WebauthnError::CrossOrigin),
+    };
+    match data.get("topOrigin") {
+        None => {}
+        // Only a frame has another page above it.
+        Some(Value::String(top)) if framed || top == origin => {}
+        Some(_) => return Err(WebauthnError::TopOrigin),
     }
     Ok(())
 }

@@ -47,6 +47,8 @@ pub struct Expected<'a> {
     pub challenge: &'a [u8],
     /// Whether a PIN, a fingerprint or the like is demanded, beyond a touch.
     pub user_verification_required: bool,
+    /// Whether a frame of another origin may hold the ceremony. What a page shows around the frame is then not known here.
+    pub cross_origin_allowed: bool,
     /// What a new credential may sign with. A credential that is stored already keeps what it was registered with.
     pub algorithms: &'a [Algorithm],
 }

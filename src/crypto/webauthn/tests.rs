@@ -27,6 +27,7 @@ fn expected(origins: &[String]) -> Expected<'_> {
         origins,
         challenge: &CHALLENGE,
         user_verification_required: true,
+        cross_origin_allowed: false,
         algorithms: &[Algorithm::Es256],
     }
 }
@@ -215,6 +216,18 @@ fn client_data_has_one_meaning_and_is_for_this_ceremony() {
         &format!(r#","topOrigin":"{ORIGIN}""#),
     ] {
         assert!(register_with(create(more).as_bytes(), &object).is_ok(), "{more}");
+    }
+    // Where frames are allowed, only a frame has a page of another origin above it.
+    for (more, due) in [
+        (r#","crossOrigin":true"#, None),
+        (r#","crossOrigin":true,"topOrigin":"https://portal.example""#, None),
+        (r#","crossOrigin":1"#, Some(WebauthnError::CrossOrigin)),
+        (r#","crossOrigin":false,"topOrigin":"https://portal.example""#, Some(WebauthnError::TopOrigin)),
+        (r#","crossOrigin":true,"topOrigin":7"#, Some(WebauthnError::TopOrigin)),
+    ] {
+        let origins = origins();
+        let framed = Expected { cross_origin_allowed: true, ..expected(&origins) };
+        assert_eq!(verify_registration(&framed, create(more).as_bytes(), &object).err(), due, "{more}");
     }
 }
 

@@ -85,6 +85,7 @@ impl<'a> Case<'a> {
             origins: &self.origins,
             challenge,
             user_verification_required: false,
+            cross_origin_allowed: false,
             algorithms: &Algorithm::ALL,
         }
     }
@@ -131,6 +132,7 @@ fn every_ceremony_that_the_standard_prints_comes_out() {
         let register = |e: &Expected<'_>| verify_registration(e, &client_data, &object).map(|r| r.credential_id);
         if name.contains("crossOrigin") {
             assert_eq!(register(&expected), Err(WebauthnError::CrossOrigin));
+            assert!(register(&Expected { cross_origin_allowed: true, ..expected }).is_ok());
             continue;
         }
         let registered = verify_registration(&expected, &client_data, &object).unwrap();
@@ -215,6 +217,8 @@ fn the_ceremony_in_a_foreign_frame_is_refused_for_the_frame_alone() {
     };
     let verdict = verify_assertion(&case.expected(&challenge), &stored, &client_data, &data, &signature);
     assert_eq!(verdict, Err(WebauthnError::CrossOrigin));
+    let framed = Expected { cross_origin_allowed: true, ..case.expected(&challenge) };
+    assert!(verify_assertion(&framed, &stored, &client_data, &data, &signature).is_ok());
 }
 
 #[test]

@@ -182,6 +182,7 @@ impl Iam {
             origins: &origins,
             challenge: &challenge,
             user_verification_required: true,
+            cross_origin_allowed: false,
             algorithms: &Algorithm::ALL,
         };
         let made = verify_registration(&expected, &attempt.client_data, &attempt.data)
@@ -371,6 +372,7 @@ impl Iam {
             origins: &origins,
             challenge,
             user_verification_required: true,
+            cross_origin_allowed: false,
             algorithms: &Algorithm::ALL,
         };
         match verify_assertion(&expected, &stored, &attempt.client_data, &attempt.data, &attempt.signature) {
