@@ -37,10 +37,15 @@ fn verify(args: &VerifyArgs) -> Outcome {
         None => Policy::default(),
         Some(path) => read_policy(path)?,
     };
-    let input = case_of(args.kind, &read(&args.file, FILE_BYTES_MAX)?, &args.file)?;
-    let stated = cases::case_time(args.kind, &input);
-    let now = args.now.or_else(|| stated.clone().ok().flatten()).unwrap_or_else(|| Clock::System.now());
-    let verdict = stated.and_then(|_| cases::judge(args.kind, &input, &policy, now));
+    let clock = || Clock::System.now();
+    let (now, verdict) = match read(&args.file, FILE_BYTES_MAX)?.and_then(|bytes| case_of(args.kind, &bytes)) {
+        Err(refused) => (args.now.unwrap_or_else(clock), Err(refused)),
+        Ok(input) => {
+            let stated = cases::case_time(args.kind, &input);
+            let now = args.now.or_else(|| stated.clone().ok().flatten()).unwrap_or_else(clock);
+            (now, stated.and_then(|_| cases::judge(args.kind, &input, &policy, now)))
+        }
+    };
     let shown = if args.json { as_json(&verdict) } else { in_words(args.kind, now, &verdict) };
     output::to_stdout(&shown)?;
     Ok(if verdict.is_ok() { exit::DONE } else { exit::REFUSED })
@@ -50,8 +55,11 @@ fn usage(path: &Path, problem: &str) -> Failure {
     Failure::Usage(format!("{}: {problem}", path.display()))
 }
 
-/// A whole file, or standard input for `-`.
-fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Failure> {
+/// A whole file, or standard input for `-`; refused when it is longer than `bytes_max`.
+///
+/// # Errors
+/// A file that cannot be opened or read, which says nothing of the evidence.
+fn read(path: &Path, bytes_max: usize) -> Result<Result<Vec<u8>, Refused>, Failure> {
     let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
     let done = if path == Path::new("-") {
@@ -61,30 +69,37 @@ fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Failure> {
     };
     done.map_err(|e| usage(path, &format!("cannot be read: {e}")))?;
     if bytes.len() > bytes_max {
-        return Err(usage(path, &format!("is longer than {bytes_max} bytes, which is the limit")));
+        return Ok(Err(Refused::new(
+            "too_long",
+            format!("the file is longer than {bytes_max} bytes, which is the limit"),
+        )));
     }
-    Ok(bytes)
+    Ok(Ok(bytes))
 }
 
 fn read_policy(path: &Path) -> Result<Policy, Failure> {
-    let text = String::from_utf8(read(path, policy::FILE_BYTES_MAX)?).map_err(|_| usage(path, "is not UTF-8 text"))?;
+    let bytes = read(path, policy::FILE_BYTES_MAX)?.map_err(|refused| usage(path, &refused.detail))?;
+    let text = String::from_utf8(bytes).map_err(|_| usage(path, "is not UTF-8 text"))?;
     let hint = "`blockremote attest policy` prints every key";
     Policy::from_toml(&text).map_err(|e| usage(path, &format!("{}\n{hint}", e.to_string().trim_end())))
 }
 
-/// The case that a file holds. Two formats have a form of their own beside JSON: PEM, and the raw log of a boot.
-fn case_of(kind: Kind, bytes: &[u8], path: &Path) -> Result<Map<String, Value>, Failure> {
+/// The case that a file holds. Two formats have a form of their own beside JSON: PEM, and the raw log of a boot. What a
+/// file holds came from a device, so what is in no form at all is refused like other bad evidence.
+fn case_of(kind: Kind, bytes: &[u8]) -> Result<Map<String, Value>, Refused> {
+    let malformed = |what: String| Refused::new("malformed_input", what);
     let start = bytes.trim_ascii_start();
     let wrapped = |name: &str, text: String| Map::from_iter([(name.to_owned(), Value::String(text))]);
     if kind == Kind::AndroidKey && !start.starts_with(b"{") && contains(start, b"-----BEGIN CERTIFICATE-----") {
-        let pem = std::str::from_utf8(bytes).map_err(|_| usage(path, "is not a PEM text"))?;
+        let pem = std::str::from_utf8(bytes).map_err(|_| malformed("the file is not a PEM text".to_owned()))?;
         return Ok(wrapped("chain_pem", pem.to_owned()));
     }
     // A log begins with the number of a PCR, which is no character.
     if kind == Kind::TpmEventlog && !start.is_empty() && !start.starts_with(b"{") {
         return Ok(wrapped("event_log_b64", Base64::encode_string(bytes)));
     }
-    strict_json::parse_object(bytes).map_err(|e| usage(path, &format!("{e}; see `blockremote attest verify --help`")))
+    strict_json::parse_object(bytes)
+        .map_err(|e| malformed(format!("the file {e}; see `blockremote attest verify --help` for what it must hold")))
 }
 
 fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
@@ -127,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_file_is_json_or_what_its_type_is_at_home() {
-        let case = |kind, bytes: &[u8]| case_of(kind, bytes, Path::new("f")).ok();
+        let case = |kind, bytes: &[u8]| case_of(kind, bytes).ok();
         let pem = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
         assert_eq!(case(Kind::AndroidKey, pem.as_bytes()).unwrap()["chain_pem"], pem);
         let commented = format!("leaf:\n{pem}");

@@ -116,22 +116,33 @@ fn a_policy_file_counts_and_a_misspelt_key_in_it_does_not_pass() {
 }
 
 #[test]
-fn what_cannot_be_read_ends_with_the_usage_code_and_says_why() {
+fn what_is_in_no_form_of_its_type_is_refused_and_what_cannot_be_opened_ends_with_the_usage_code() {
     let place = place_with(&jws_case());
     std::fs::write(place.path("text"), "not json").unwrap();
     std::fs::write(place.path("list.json"), "[]").unwrap();
     std::fs::write(place.path("twice.json"), r#"{"jwk":1,"jwk":2}"#).unwrap();
     std::fs::write(place.path("large.json"), vec![b' '; 16 * 1024 * 1024 + 1]).unwrap();
     std::fs::write(place.path("deep.json"), format!("{{\"jwk\":{}", "[".repeat(100_000))).unwrap();
+    std::fs::write(place.path("nothing"), "").unwrap();
+    for (kind, file, reason, says) in [
+        ("jws", "text", "malformed_input", "is not one JSON text"),
+        ("jws", "list.json", "malformed_input", "is not a JSON object"),
+        ("jws", "twice.json", "malformed_input", "names a member twice"),
+        ("jws", "large.json", "too_long", "limit"),
+        ("jws", "deep.json", "malformed_input", "nested deeper"),
+        ("android-key", "text", "malformed_input", "is not one JSON text"),
+        ("android-key", "nothing", "malformed_input", "is not one JSON text"),
+        ("tpm-eventlog", "nothing", "malformed_input", "is not one JSON text"),
+        ("tpm-eventlog", "text", "eventlog_malformed", "ends inside an event"),
+    ] {
+        let (stdout, _) = place.ends(&["attest", "verify", "--type", kind, "--file", file, "--json"], 3);
+        let said: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(said["reason"], reason, "{file}");
+        assert!(said["detail"].as_str().unwrap().contains(says), "{file}: {said}");
+    }
     for (kind, file, says) in [
         ("jws", "absent.json", "cannot be read"),
         ("jws", ".", "cannot be read"),
-        ("jws", "text", "is not one JSON text"),
-        ("jws", "list.json", "is not a JSON object"),
-        ("jws", "twice.json", "names a member twice"),
-        ("jws", "large.json", "limit"),
-        ("jws", "deep.json", "nested deeper"),
-        ("android-key", "text", "is not one JSON text"),
         ("jwe", "case.json", "must be one of apple-attestation"),
     ] {
         let (stdout, stderr) = place.ends(&["attest", "verify", "--type", kind, "--file", file, "--json"], 2);

@@ -28,11 +28,12 @@ a raw log for tpm-eventlog; 16 MiB at most. `-` reads standard input.
   jws                    jwk, token (ES256 only)
 
 Judged at --now; without it at the time that the case states (config.now of a
-JWT, config.now_millis of a Play token, else verify_at); else now. Nothing is asked of the Internet and nothing is
-remembered: whether a nonce or a token came before is for the appliance to know.
+JWT, config.now_millis of a Play token, else verify_at); else now. Nothing is
+asked of the Internet and nothing is remembered: whether a nonce or a token came
+before is for the appliance to know.
 
-Exit codes: 0 accepted, 3 refused, 2 the file, the type or the policy cannot be
-read.
+Exit codes: 0 accepted, 3 refused, which includes what is in no form of its
+type; 2 the file or the policy cannot be opened or read, or an option is wrong.
 
 Examples:
   blockremote attest verify --type play-integrity --file case.json
