@@ -223,7 +223,7 @@ fn broken(fault: WebauthnError) -> Refused {
         E::Counter { .. } => "counter",
         _ => "authenticator_data",
     };
-    Refused::new(reason, format!("In this ceremony {fault}."))
+    Refused::new(reason, format!("The ceremony does not hold: {fault}."))
 }
 
 fn claims(registered: &Registered, statement: Statement) -> Claims {

@@ -30,6 +30,7 @@ const NO_AUTH_REQUIRED: u32 = 503;
 const USER_AUTH_TYPE: u32 = 504;
 const AUTH_TIMEOUT: u32 = 505;
 const ALLOW_WHILE_ON_BODY: u32 = 506;
+const ALL_APPLICATIONS: u32 = 600;
 const CREATION_DATE_TIME: u32 = 701;
 const ORIGIN: u32 = 702;
 const ROOT_OF_TRUST: u32 = 704;
@@ -138,6 +139,7 @@ pub struct AuthorizationList {
     pub user_auth_type: Option<u64>,
     pub auth_timeout_s: Option<u64>,
     pub allow_while_on_body: bool,
+    pub all_applications: bool,
     pub creation_ms: Option<u64>,
     pub origin: Option<u32>,
     pub root_of_trust: Option<RootOfTrust>,
@@ -246,6 +248,7 @@ impl AuthorizationList {
             USER_AUTH_TYPE => self.user_auth_type = Some(value.unsigned()?),
             AUTH_TIMEOUT => self.auth_timeout_s = Some(value.unsigned()?),
             ALLOW_WHILE_ON_BODY => self.allow_while_on_body = flag(value)?,
+            ALL_APPLICATIONS => self.all_applications = flag(value)?,
             CREATION_DATE_TIME => self.creation_ms = Some(value.unsigned()?),
             ORIGIN => self.origin = Some(value.small()?),
             ROOT_OF_TRUST => self.root_of_trust = Some(root_of_trust(value.sequence()?)?),

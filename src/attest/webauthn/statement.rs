@@ -233,7 +233,7 @@ fn fido_u2f(subject: &Subject<'_>) -> Result<Statement, Refused> {
         key.p256_point().ok_or_else(|| Refused::new("credential_key", "A U2F credential is a key on P-256."))?;
     let attestation = &subject.registered.attestation;
     let data = AuthenticatorData::parse(&attestation.authenticator_data)
-        .map_err(|e| Refused::new("authenticator_data", format!("In this ceremony {e}.")))?;
+        .map_err(|e| Refused::new("authenticator_data", format!("The ceremony does not hold: {e}.")))?;
     let id = subject.registered.credential_id.as_slice();
     let message = [&[0], &data.rp_id_hash[..], &attestation.client_data_hash, id, point].concat();
     let algorithm = SignatureAlgorithm::Ecdsa(chain::Hash::Sha256);

@@ -190,7 +190,7 @@ fn each_rule_of_the_policy_counts() {
     }
     let pixel = find("android_key_hardware");
     let strict = WebauthnPolicy { require_android_hardware: true, require_trusted_chain: true, ..base() };
-    assert_eq!(verify_registration_case(pixel, &strict, time(pixel)).unwrap()["security_level"], "tee");
+    assert_eq!(verify_registration_case(pixel, &strict, time(pixel)).unwrap()["security_level"], "trusted_environment");
     let known = WebauthnPolicy {
         tpm_vendors: vec!["494e5443".to_owned()],
         aaguids: vec!["08987058CADC4B81B6E130DE50DCBE96".to_owned()],
