@@ -6,15 +6,21 @@ use serde_json::{Map, Value};
 
 /// A file of the shared vectors. The folder lies beside the repository: absent altogether, the test skips; a missing
 /// file in it fails.
-pub fn vectors(file: &str) -> Option<Value> {
+pub fn file(name: &str) -> Option<Vec<u8>> {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
     if !shared.exists() {
         eprintln!("skipped: the shared vectors are not here");
         return None;
     }
-    let text = std::fs::read(shared.join("vectors").join(file)).unwrap_or_default();
-    let parsed = serde_json::from_slice::<Value>(&text);
-    assert!(parsed.is_ok(), "{file} is missing or not JSON");
+    let read = std::fs::read(shared.join("vectors").join(name));
+    assert!(read.is_ok(), "{name} is missing");
+    read.ok()
+}
+
+/// The same for a file of JSON.
+pub fn vectors(name: &str) -> Option<Value> {
+    let parsed = serde_json::from_slice::<Value>(&file(name)?);
+    assert!(parsed.is_ok(), "{name} is not JSON");
     parsed.ok()
 }
 

@@ -6,6 +6,8 @@
 
 pub mod android;
 pub mod apple;
+#[cfg(test)]
+mod bit_flips;
 pub mod cases;
 pub mod chain;
 #[cfg(test)]

@@ -164,44 +164,18 @@ fn the_key_the_values_and_the_counters_must_be_those_that_are_known() {
     assert_eq!(reason(&ok, &TpmPolicy { require_event_log: true, ..TpmPolicy::default() }), "eventlog_missing");
 }
 
-/// Nothing of a quote is uncovered: the key's area is bound by its name (in the real file by the signature's key alone,
-/// so there only its numbers and attributes are), the attestation by the signature, the values by the digest. The
-/// signature itself is not signed, but has one form: leading zeros aside, which turning a bit cannot make.
+/// A structure has one length.
 #[test]
-fn no_bit_of_an_accepted_quote_can_be_turned() {
+fn no_part_of_an_accepted_quote_can_be_cut() {
     let Some(ok) = synthetic().into_iter().next() else { return };
-    let Some(real) = real() else { return };
-    for (case, members, policy) in [
-        (&ok, &["ak_public_b64", "attest_b64", "signature_b64"][..], TpmPolicy::default()),
-        (&real, &["quote_b64", "quote_signature_b64"][..], lenient()),
-    ] {
-        assert_eq!(reason(case, &policy), "accept");
-        for member in members {
-            let bytes = Base64::decode_vec(case[*member].as_str().unwrap()).unwrap();
-            for bit in 0..bytes.len() * 8 {
-                let mut turned = bytes.clone();
-                turned[bit / 8] ^= 1 << (bit % 8);
-                let mut changed = case.clone();
-                changed.insert((*member).to_owned(), json!(Base64::encode_string(&turned)));
-                // The real case's log is long and says nothing here.
-                changed.remove("event_log_b64");
-                assert_ne!(reason(&changed, &policy), "accept", "{member} with bit {bit} turned");
-            }
-            for cut in 0..bytes.len() {
-                let mut changed = case.clone();
-                changed.insert((*member).to_owned(), json!(Base64::encode_string(&bytes[..cut])));
-                changed.remove("event_log_b64");
-                assert_ne!(reason(&changed, &policy), "accept", "{member} cut at {cut}");
-            }
+    assert_eq!(reason(&ok, &TpmPolicy::default()), "accept");
+    for member in ["ak_public_b64", "attest_b64", "signature_b64"] {
+        let bytes = Base64::decode_vec(ok[member].as_str().unwrap()).unwrap();
+        for cut in 0..bytes.len() {
+            let mut changed = ok.clone();
+            changed.insert(member.to_owned(), json!(Base64::encode_string(&bytes[..cut])));
+            assert_ne!(reason(&changed, &TpmPolicy::default()), "accept", "{member} cut at {cut}");
         }
-    }
-    for pcr in 0..8 {
-        let mut changed = ok.clone();
-        let text = changed["pcr_values"][pcr.to_string()].as_str().unwrap().to_owned();
-        let mut bytes = unhex(&text).unwrap();
-        bytes[pcr] ^= 1;
-        changed["pcr_values"][pcr.to_string()] = json!(hex(&bytes));
-        assert_eq!(reason(&changed, &TpmPolicy::default()), "pcr_digest");
     }
 }
 
@@ -267,27 +241,14 @@ fn forgotten_exit_boot_services_are_forgiven_only_where_the_policy_says_so() {
     assert_eq!(judge_log(&case, &forgiving).unwrap_err().reason, "eventlog_mismatch", "PCR 5 alone is forgiven");
 }
 
-/// What nothing covers in a log: types and data of events (only digests are extended; data that matters must hash to its
-/// digest), events that are not measured, and the header. The rest is digests, register numbers and lengths.
 #[test]
-fn no_bit_of_a_digest_in_a_log_can_be_turned() {
+fn what_a_log_says_of_secure_boot_must_have_been_measured() {
     let Some(mut case) = log_case("sb_cert_eventlog.bin") else { return };
     let bytes = Base64::decode_vec(case["eventlog_b64"].as_str().unwrap()).unwrap();
     let log = EventLog::parse(&bytes).unwrap();
     case.insert("pcrs".to_owned(), registers_json(&log.replay(Hash::Sha256)));
     let boot = TpmPolicy { require_secure_boot: true, ..TpmPolicy::default() };
     assert!(judge_log(&case, &boot).is_ok());
-    for event in log.events.iter().skip(1) {
-        let digest = &event.digests[&Hash::Sha256];
-        let start = bytes.windows(32).position(|w| w == digest).unwrap();
-        for at in [0, 15, 31] {
-            let mut turned = bytes.clone();
-            turned[start + at] ^= 0x10;
-            let mut changed = case.clone();
-            changed.insert("eventlog_b64".to_owned(), json!(Base64::encode_string(&turned)));
-            assert!(judge_log(&changed, &boot).is_err());
-        }
-    }
     // Secure Boot said by data that was never measured.
     let at = bytes.windows(20).position(|w| w == b"S\0e\0c\0u\0r\0e\0B\0o\0o\0t\0").unwrap() + 20;
     assert_eq!(bytes[at], 1);
