@@ -10,7 +10,7 @@ mod answer;
 mod authn;
 mod authorize;
 mod binding;
-mod body;
+pub mod body;
 mod context;
 mod cors;
 mod device_socket;

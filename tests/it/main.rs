@@ -16,6 +16,7 @@ mod common;
 mod cookies;
 mod durability;
 mod enrollment_tokens;
+mod fuzz;
 mod hardware;
 mod heartbeat;
 mod identity;

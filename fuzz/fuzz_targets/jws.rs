@@ -1,0 +1,5 @@
+//! Fuzzes `entries::jws`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| blockremote_fuzz::entries::jws(data));

@@ -1,0 +1,3 @@
+//! The fuzzers of the appliance: what they feed lies in [`entries`].
+
+pub mod entries;
