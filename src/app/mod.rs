@@ -245,6 +245,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
             enroll_per_minute: config.limits.enroll_per_minute,
             refresh_per_minute: config.limits.refresh_per_minute,
             relying_party: config.webauthn.rp_id.clone(),
+            passkey_attestation: config.webauthn.require_attestation,
             anonymous: iam::anonymous::Settings {
                 enabled: config.anonymous.limiter,
                 limit: config.anonymous.limit,

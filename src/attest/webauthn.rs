@@ -16,6 +16,7 @@ mod tests;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::chain::Anchors;
 use super::members::{Members, hex};
 use super::{Claims, Refused};
 use crate::crypto::cose::Algorithm;
@@ -98,6 +99,29 @@ pub fn verify_registration_case(
 ) -> Result<Claims, Refused> {
     let m = Members(input);
     let registered = register(m, policy)?;
+    let anchors = roots::anchors(m, &registered.attestation.fmt)?;
+    judge(&registered, anchors.as_ref(), policy, now)
+}
+
+/// The bundled roots of a statement's format; `None` where nobody knows one.
+///
+/// # Errors
+/// Only when the bundled files are broken.
+pub fn bundled_roots(fmt: &str) -> Result<Option<Anchors>, Refused> {
+    roots::bundled_for(fmt)
+}
+
+/// Judges the statement of a registration whose ceremony holds, at `now`, which certificates must cover. `roots`: where
+/// its certificates may end, when anybody knows.
+///
+/// # Errors
+/// [`Refused`] with the first rule that was broken.
+pub fn judge(
+    registered: &Registered,
+    roots: Option<&Anchors>,
+    policy: &WebauthnPolicy,
+    now: Timestamp,
+) -> Result<Claims, Refused> {
     let fmt = registered.attestation.fmt.clone();
     if !policy.formats.contains(&fmt) {
         return Err(Refused::new("format", "The policy does not accept statements of this format."));
@@ -107,8 +131,7 @@ pub fn verify_registration_case(
     if u2f && policy.require_user_verification {
         return Err(Refused::new("user_unverified", "A U2F authenticator cannot prove that the user was verified."));
     }
-    let anchors = roots::anchors(m, &fmt)?;
-    let statement = statement::verify(&registered, anchors.as_ref(), policy, now)?;
+    let statement = statement::verify(registered, roots, policy, now)?;
     if statement.kind == "self" && !policy.allow_self_attestation {
         return Err(Refused::new(
             "self_attestation",
@@ -124,7 +147,7 @@ pub fn verify_registration_case(
     {
         return Err(Refused::new("aaguid", "The authenticator is not proven to be of a model that the policy knows."));
     }
-    Ok(claims(&registered, statement))
+    Ok(claims(registered, statement))
 }
 
 /// Judges one assertion by the credential that the same case registers.

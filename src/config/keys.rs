@@ -186,6 +186,8 @@ pub static KEYS: &[Key] = &[
 
     key("webauthn.rp_id", Kind::Text(|c, v| c.webauthn.rp_id = Some(v.to_ascii_lowercase())), None,
         "Host name that passkeys are made for; not set: the name by which the browser calls the appliance."),
+    switch("webauthn.require_attestation", "false", |c, b| c.webauthn.require_attestation = b,
+        "Whether a new passkey must show its authenticator's make, by the [webauthn] rules of attestation.policy."),
 
     integer("attestation.nonce_ttl_s", ("180", 120, 300), |c, n| c.attestation.nonce_ttl = secs(n),
         "How long a device may take to answer a nonce."),

@@ -148,6 +148,8 @@ pub struct Tokens {
 pub struct Webauthn {
     /// The relying party's id; `None`: the host name that the browser calls.
     pub rp_id: Option<String>,
+    /// Whether a new one must show which make of authenticator holds it.
+    pub require_attestation: bool,
 }
 
 /// Proofs of hardware.

@@ -71,6 +71,23 @@ impl Passkey {
             e.map(3)?.str("fmt")?.str("none")?.str("attStmt")?.map(0)?.str("authData")?.bytes(&data)?;
             Ok(())
         });
+        self.registration(&client_data, &data, &object)
+    }
+
+    /// As [`Self::register`], with a statement that the new credential signs itself (`packed`, section 8.2).
+    pub fn register_attested(&mut self, challenge_b64url: &str) -> Value {
+        let client_data = self.client_data("webauthn.create", challenge_b64url);
+        let data = self.registration_data();
+        let signature = self.sign(&data, &client_data);
+        let object = cbor(|e| {
+            e.map(3)?.str("fmt")?.str("packed")?.str("attStmt")?.map(2)?.str("alg")?.i64(-7)?;
+            e.str("sig")?.bytes(&signature)?.str("authData")?.bytes(&data)?;
+            Ok(())
+        });
+        self.registration(&client_data, &data, &object)
+    }
+
+    fn registration(&self, client_data: &[u8], data: &[u8], object: &[u8]) -> Value {
         json!({
             "id": self.id(),
             "rawId": self.id(),
@@ -78,9 +95,9 @@ impl Passkey {
             "authenticatorAttachment": "platform",
             "clientExtensionResults": {},
             "response": {
-                "clientDataJSON": b64(&client_data),
-                "attestationObject": b64(&object),
-                "authenticatorData": b64(&data),
+                "clientDataJSON": b64(client_data),
+                "attestationObject": b64(object),
+                "authenticatorData": b64(data),
                 "transports": ["internal"],
                 "publicKeyAlgorithm": -7,
             },

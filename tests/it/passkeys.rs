@@ -320,3 +320,45 @@ async fn by_an_address_there_are_no_passkeys() -> Done {
     }
     Ok(())
 }
+
+/// An administrator who bought keys of one make wants no other in use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_make_must_be_shown_a_passkey_that_says_nothing_is_refused() -> Done {
+    let server = Server::start_with(|c| {
+        behind_a_proxy(c);
+        c.webauthn.require_attestation = true;
+    })
+    .await?;
+    let token = server.admin_token().await?;
+    let options = server.client()?.post(REGISTER, Some(&token), &json!({})).await?.json()?;
+    let options: Value = options;
+    assert_eq!(options["attestation"], "direct", "{options}");
+    let mut key = authenticator(&server);
+    let silent = key.register(&challenge(&server, REGISTER, Some(&token)).await?);
+    let answer = register(&server, &token, &silent).await?;
+    assert_refused(&answer, 403, "passkey_attestation_refused");
+    assert_eq!(body(&answer)["reason"], "format");
+    let mut lying = key.register_attested(&challenge(&server, REGISTER, Some(&token)).await?);
+    let other = authenticator(&server).register_attested(&challenge(&server, REGISTER, Some(&token)).await?);
+    lying["response"]["attestationObject"] = other["response"]["attestationObject"].clone();
+    assert_refused(&register(&server, &token, &lying).await?, 422, "passkey_refused");
+    let own = key.register_attested(&challenge(&server, REGISTER, Some(&token)).await?);
+    let answer = register(&server, &token, &own).await?;
+    assert_eq!(answer.status, 201, "{}", body(&answer));
+
+    // And by the rules, a key that vouches for itself alone is not enough.
+    let rules = server.folder().join("rules.toml");
+    std::fs::write(&rules, "[webauthn]\nallow_self_attestation = false\n")?;
+    let strict = Server::start_with(|c| {
+        behind_a_proxy(c);
+        c.webauthn.require_attestation = true;
+        c.attestation.policy = Some(rules);
+    })
+    .await?;
+    let token = strict.admin_token().await?;
+    let own = authenticator(&strict).register_attested(&challenge(&strict, REGISTER, Some(&token)).await?);
+    let answer = register(&strict, &token, &own).await?;
+    assert_refused(&answer, 403, "passkey_attestation_refused");
+    assert_eq!(body(&answer)["reason"], "self_attestation");
+    Ok(())
+}

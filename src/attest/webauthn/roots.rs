@@ -26,7 +26,12 @@ pub(super) fn anchors(m: Members<'_>, fmt: &str) -> Result<Option<Anchors>, Refu
         "microsoft_tpm_root_2014" => Some("tpm"),
         _ => None,
     });
-    match named.unwrap_or(fmt) {
+    bundled_for(named.unwrap_or(fmt))
+}
+
+/// The bundled roots of a format; `None` where nobody knows one.
+pub(super) fn bundled_for(fmt: &str) -> Result<Option<Anchors>, Refused> {
+    match fmt {
         "apple" => bundled(APPLE),
         "tpm" => aik::microsoft_root(),
         "android-key" => android::google_roots(),

@@ -64,7 +64,7 @@ pub struct AddRootArgs {
     /// The certificate
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// What it shall vouch for: android-key, apple-attestation, apple-receipt or tpm
+    /// What it shall vouch for: android-key, apple-attestation, apple-receipt, tpm or webauthn
     #[arg(long, value_name = "KIND", value_parser = kind)]
     pub kind: RootKind,
     /// What people call it

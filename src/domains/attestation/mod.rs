@@ -32,9 +32,12 @@ pub use crate::domains::devices::AttestationLevel as Level;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::attest::chain::Anchors;
 use crate::attest::play::{PlayKeys, PlayPolicy};
 use crate::attest::policy::Policy;
+use crate::attest::{Claims, Refused, webauthn};
 use crate::crypto::seal::SealingKey;
+use crate::crypto::webauthn::Registered;
 use crate::domains::devices::{Device, DeviceEntry, Devices};
 use crate::domains::killswitch::KillSwitch;
 use crate::domains::tenants::Tenants;
@@ -152,6 +155,30 @@ impl Attestation {
     pub async fn view(&self, tenant: TenantId, device: DeviceId) -> Result<AttestationView> {
         let (now, renew_after) = (self.inner.clock.now(), self.inner.settings.renew_after);
         self.inner.store.read_with(move |s| store::view(s, tenant, &device, now, renew_after)).await
+    }
+
+    /// Judges what an authenticator says of the passkey that it made: by the rules for WebAuthn, without the choice to say
+    /// nothing. Certificates may end in a bundled root of their format, or one of the tenant's own.
+    ///
+    /// # Errors
+    /// 503 `overloaded`; the inner one with the rule that was broken.
+    pub async fn judge_passkey(
+        &self,
+        tenant: TenantId,
+        made: Registered,
+    ) -> Result<std::result::Result<Claims, Refused>> {
+        let this = self.clone();
+        let work = move || {
+            let mut policy = this.inner.settings.policy.webauthn.clone();
+            policy.formats.retain(|format| format != "none");
+            let bundled = webauthn::bundled_roots(&made.attestation.fmt)?;
+            let own = this.inner.trust.of(tenant);
+            let mut roots: Vec<_> = bundled.iter().flat_map(Anchors::iter).cloned().collect();
+            roots.extend(own.webauthn.iter().cloned());
+            let roots = Some(Anchors::new(roots)).filter(|roots| roots.iter().next().is_some());
+            webauthn::judge(&made, roots.as_ref(), &policy, this.inner.clock.now())
+        };
+        self.inner.pool.run(work).await
     }
 
     /// What is left of a device's last proof, 0 to 100; `None` for one that never proved anything.

@@ -49,11 +49,14 @@ pub enum RootKind {
     AppleReceipt,
     /// Endorsement and attestation keys of TPMs.
     Tpm,
+    /// Authenticators that hold people's passkeys, beside the bundled roots of their formats.
+    Webauthn,
 }
 
 impl RootKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::AndroidKey, Self::AppleAttestation, Self::AppleReceipt, Self::Tpm];
+    pub const ALL: [Self; 5] =
+        [Self::AndroidKey, Self::AppleAttestation, Self::AppleReceipt, Self::Tpm, Self::Webauthn];
 
     /// As on the wire.
     pub const fn name(self) -> &'static str {
@@ -62,6 +65,7 @@ impl RootKind {
             Self::AppleAttestation => "apple-attestation",
             Self::AppleReceipt => "apple-receipt",
             Self::Tpm => "tpm",
+            Self::Webauthn => "webauthn",
         }
     }
 }
@@ -155,6 +159,7 @@ pub(super) struct TrustSet {
     pub android: Anchors,
     pub apple: AppleRoots,
     pub tpm: Anchors,
+    pub webauthn: Anchors,
     views: Vec<RootView>,
 }
 
@@ -236,6 +241,7 @@ impl TrustSet {
             android: Anchors::default(),
             apple: AppleRoots { app_attestation: Anchors::default(), receipts: Anchors::default() },
             tpm: Anchors::default(),
+            webauthn: Anchors::default(),
             views: Vec::new(),
         };
         let distrusted = |id: &str| rows.iter().find(|row| row.certificate.is_none() && row.label == id).copied();
@@ -274,6 +280,7 @@ impl TrustSet {
             RootKind::AppleAttestation => self.apple.app_attestation.push(root.anchor),
             RootKind::AppleReceipt => self.apple.receipts.push(root.anchor),
             RootKind::Tpm => self.tpm.push(root.anchor),
+            RootKind::Webauthn => self.webauthn.push(root.anchor),
         }
     }
 }

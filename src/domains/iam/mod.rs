@@ -103,6 +103,8 @@ pub struct Settings {
     pub refresh_per_minute: u32,
     /// The relying party's id of passkeys; `None`: the host that the browser calls.
     pub relying_party: Option<String>,
+    /// Whether a new passkey must show which make of authenticator holds it.
+    pub passkey_attestation: bool,
     /// Callers without an account.
     pub anonymous: anonymous::Settings,
 }

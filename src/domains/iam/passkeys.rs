@@ -158,14 +158,15 @@ impl Iam {
             "timeout": LIFETIME.as_millis(),
             "excludeCredentials": exclude,
             "authenticatorSelection": { "residentKey": "required", "requireResidentKey": true, "userVerification": "required" },
-            "attestation": "none",
+            "attestation": if self.inner.settings.passkey_attestation { "direct" } else { "none" },
         }))
     }
 
     /// Takes a new passkey. Gives recovery codes when the person has none yet.
     ///
     /// # Errors
-    /// 422 `passkey_refused`; 409 `passkey_exists`, `too_many_passkeys`.
+    /// 422 `passkey_refused`; 403 `passkey_attestation_refused` where the configuration wants to know its make; 409
+    /// `passkey_exists`, `too_many_passkeys`.
     pub async fn add_passkey(
         &self,
         by: &SessionEntry,
@@ -190,6 +191,12 @@ impl Iam {
             .map_err(|_| refused())?;
         if made.credential_id != attempt.credential_id {
             return Err(refused());
+        }
+        if self.inner.settings.passkey_attestation
+            && let Err(why) = self.inner.attestation.judge_passkey(by.tenant, made.clone()).await?
+        {
+            tracing::info!(user = %by.user, reason = why.reason, detail = why.detail, "a passkey was refused");
+            return Err(unproven(why.reason).into());
         }
         let (this, tenant, user, session) = (self.clone(), by.tenant, by.user, by.id);
         let now = self.inner.clock.now();
@@ -395,6 +402,14 @@ impl Iam {
             }
         }
     }
+}
+
+/// The authenticator says too little, or nothing good, of itself.
+fn unproven(reason: &str) -> Refusal {
+    let detail = format!("The make of this authenticator is not proven as this appliance wants it: {reason}.");
+    let extra = json!({ "reason": reason });
+    let refusal = Refusal::new(Kind::Forbidden, "passkey_attestation_refused", detail);
+    Refusal { extra: extra.as_object().cloned().map(Box::new), ..refusal }
 }
 
 fn passkey_refused() -> Refusal {
