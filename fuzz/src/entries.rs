@@ -326,15 +326,8 @@ pub fn tpm_quote(data: &[u8]) {
     let (nonce, values) = (frame(&mut rest), frame(&mut rest));
     let registers = (0_u8..).zip(values.as_chunks::<32>().0.iter().map(|value| value.to_vec())).take(24).collect();
     let evidence = Evidence { ak_public, attest, signature, registers };
-    let known = Known {
-        nonce,
-        bank: Hash::Sha256,
-        required_pcrs: None,
-        ak_name: None,
-        reset_count: None,
-        restart_count: None,
-        clock_ms: None,
-    };
+    let known =
+        Known { nonce, bank: Hash::Sha256, required_pcrs: None, ak_name: None, counters: quote::Counters::default() };
     let _ = quote::verify(&evidence, &known, &TpmPolicy::default()).map(|quote| quote.claims());
     for bytes in [data, ak_public, attest, signature] {
         let _ = (wire::Public::parse(bytes), wire::Signature::parse(bytes));

@@ -7,6 +7,7 @@
 
 pub mod activation;
 pub mod aik;
+pub mod ek;
 pub mod event_log;
 pub mod hash;
 pub mod key;
@@ -28,9 +29,10 @@ use super::chain::{Anchor, Anchors, parse_pem_chain};
 use super::members::{Members, hex, missing, unhex, wrong};
 use super::{Claims, Refused};
 use crate::kernel::Timestamp;
+use aik::Chip;
 use event_log::{EventLog, REGISTERS, Registers};
 use hash::Hash;
-use quote::{Evidence, Known};
+use quote::{Counters, Evidence, Known, Quote};
 
 /// What a device's TPM must show. One policy for each model of device: `pcr_values` differ from model to model.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -58,6 +60,13 @@ pub struct TpmPolicy {
     /// Register numbers and the values that each may have, in hexadecimal; registers not named may have any. Default
     /// none.
     pub pcr_values: BTreeMap<String, Vec<String>>,
+    /// The same for each model of device, by a name of yours. Where there are any, the registers must be those of one of
+    /// them, which the claim `model` names. Nobody is asked which model it is: whoever could choose would choose the
+    /// laxest. Default none.
+    pub models: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    /// Whether the appliance activates keys beside an endorsement key without a certificate of a trusted maker. Then
+    /// nothing says that there is a TPM at all, and such a proof counts no more than one in software. Default false.
+    pub allow_unknown_ek: bool,
     /// Whether a quote must come with its boot log. Default false. A log that comes is judged always.
     pub require_event_log: bool,
     /// Whether a boot log must come with registers to compare (`pcrs` or `pcr_values`). Default false: it is read, and
@@ -82,6 +91,8 @@ impl Default for TpmPolicy {
             require_safe_clock: true,
             allow_reset: false,
             pcr_values: BTreeMap::new(),
+            models: BTreeMap::new(),
+            allow_unknown_ek: false,
             require_event_log: false,
             require_pcr_values: false,
             require_secure_boot: false,
@@ -90,12 +101,16 @@ impl Default for TpmPolicy {
     }
 }
 
-impl TpmPolicy {
-    /// The values that the policy allows a register, as bytes; `None` where it may have any.
-    fn allowed(&self, pcr: u8) -> Option<Vec<Vec<u8>>> {
-        let values = self.pcr_values.get(&pcr.to_string())?;
-        Some(values.iter().filter_map(|text| unhex(text)).collect())
-    }
+/// Register numbers and the values that each may have, in hexadecimal.
+type Allowed = BTreeMap<String, Vec<String>>;
+
+/// The first register that has another value than these allow.
+fn first_deviation<'a>(allowed: &'a Allowed, registers: &Registers) -> Option<&'a str> {
+    let fits = |name: &str, values: &[String]| {
+        let value = registers.iter().find(|(pcr, _)| pcr.to_string() == name).map(|(_, value)| value);
+        value.is_some_and(|value| values.iter().any(|text| unhex(text).as_ref() == Some(value)))
+    };
+    allowed.iter().find(|(name, values)| !fits(name, values)).map(|(name, _)| name.as_str())
 }
 
 /// Judges one quote. `now` is for certificates alone: a TPM has no date, its nonce and counters stand for freshness.
@@ -136,31 +151,71 @@ pub fn verify_quote_case(input: &Map<String, Value>, policy: &TpmPolicy, now: Ti
         bank,
         required_pcrs,
         ak_name: ak_name.as_deref(),
-        reset_count: m.small("stored_reset_count")?,
-        restart_count: m.small("stored_restart_count")?,
-        clock_ms: m.number("stored_clock_ms")?,
+        counters: Counters {
+            reset_count: m.small("stored_reset_count")?,
+            restart_count: m.small("stored_restart_count")?,
+            clock_ms: m.number("stored_clock_ms")?,
+        },
     };
-    let verified = quote::verify(&evidence, &known, policy)?;
+    let anchors = match m.text("root_pem")? {
+        None => aik::microsoft_root()?,
+        Some(pem) => {
+            let roots = parse_pem_chain(pem)?;
+            let anchors = roots.iter().map(|der| Anchor::from_certificate("given with the case", der));
+            anchors.collect::<Result<_, _>>().map(Anchors::new)?
+        }
+    };
+    let event_log = m.bytes(&["event_log_b64", "eventlog_b64", "event_log_hex"])?;
+    let beside = Beside { certificates: certificates.as_deref(), anchors: &anchors, event_log: event_log.as_deref() };
+    verify_quote(&evidence, &known, &beside, policy, now).map(|verified| verified.claims)
+}
+
+/// What comes with a quote.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside<'a> {
+    /// That bind the attestation key to a TPM, leaf first.
+    pub certificates: Option<&'a [Vec<u8>]>,
+    /// Where these must end.
+    pub anchors: &'a Anchors,
+    /// The boot log.
+    pub event_log: Option<&'a [u8]>,
+}
+
+/// A quote that holds.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// It.
+    pub quote: Quote,
+    /// The TPM that a certificate binds its key to, and the root that decided.
+    pub chip: Option<(Chip, String)>,
+    /// All that is true.
+    pub claims: Claims,
+}
+
+/// Judges a quote and what came with it; see [`verify_quote_case`].
+///
+/// # Errors
+/// [`Refused`] with the first rule that was broken.
+pub fn verify_quote(
+    evidence: &Evidence<'_>,
+    known: &Known<'_>,
+    beside: &Beside<'_>,
+    policy: &TpmPolicy,
+    now: Timestamp,
+) -> Result<Verified, Refused> {
+    let verified = quote::verify(evidence, known, policy)?;
     let mut claims = verified.claims();
-    if let Some(ders) = certificates {
-        let anchors = match m.text("root_pem")? {
-            None => aik::microsoft_root()?,
-            Some(pem) => {
-                let roots = parse_pem_chain(pem)?;
-                let anchors = roots.iter().map(|der| Anchor::from_certificate("given with the case", der));
-                anchors.collect::<Result<_, _>>().map(Anchors::new)?
-            }
-        };
-        let (chip, root) = aik::verify_bound(&verified.key, &ders, &anchors, now)?;
+    let bound = |ders: &[Vec<u8>]| aik::verify_bound(&verified.key, ders, beside.anchors, now);
+    let chip = beside.certificates.map(bound).transpose()?;
+    if let Some((chip, root)) = &chip {
         claims.insert("ak_certificate_root".to_owned(), json!(root));
-        claims.insert("tpm_manufacturer".to_owned(), json!(chip.manufacturer));
-        claims.insert("tpm_model".to_owned(), json!(chip.model));
-        claims.insert("tpm_version".to_owned(), json!(chip.version));
+        claims.extend(chip.claims());
     }
-    match m.bytes(&["event_log_b64", "eventlog_b64", "event_log_hex"])? {
+    match beside.event_log {
         Some(bytes) => {
-            let log = EventLog::parse(&bytes)?;
-            let judged = log_claims::judge(&log, &BTreeMap::from([(bank, verified.registers)]), policy)?;
+            let log = EventLog::parse(bytes)?;
+            let registers = BTreeMap::from([(verified.bank, verified.registers.clone())]);
+            let judged = log_claims::judge(&log, &registers, policy)?;
             claims.insert("event_log".to_owned(), Value::Object(judged));
         }
         None if policy.require_event_log || policy.require_secure_boot => {
@@ -171,7 +226,7 @@ pub fn verify_quote_case(input: &Map<String, Value>, policy: &TpmPolicy, now: Ti
         }
         None => {}
     }
-    Ok(claims)
+    Ok(Verified { quote: verified, chip, claims })
 }
 
 /// Reads a boot log and compares it with registers, where the case has some.
@@ -193,6 +248,24 @@ pub fn verify_eventlog_case(input: &Map<String, Value>, policy: &TpmPolicy, now:
     let mut claims = log_claims::judge(&EventLog::parse(&bytes)?, &known, policy)?;
     claims.insert("type".to_owned(), json!("tpm-eventlog"));
     Ok(claims)
+}
+
+/// Reads the numbers and values (hexadecimal) of the registers of one bank.
+///
+/// # Errors
+/// `malformed_input`, `pcr_value`.
+pub fn read_registers(values: &Map<String, Value>, bank: Hash) -> Result<Registers, Refused> {
+    let mut out = BTreeMap::new();
+    for (key, value) in values {
+        let (pcr, value) = register("pcr_values", key, value)?;
+        insert(&mut out, bank, pcr, value)?;
+    }
+    Ok(out.remove(&bank).unwrap_or_default())
+}
+
+/// A name of a TPM's key from the hexadecimal that [`Quote::name_hex`] writes.
+pub fn name_from_hex(text: &str) -> Option<Vec<u8>> {
+    unhex(text)
 }
 
 /// The registers of a case: numbers and values, or the same within banks.

@@ -94,6 +94,12 @@ require_safe_clock = true
 allow_reset = false
 # Registers and the values that each may have, such as { "7" = ["00ff..."] }; registers not named may have any.
 pcr_values = {}
+# The same for each model of device, such as { "laptop A" = { "0" = ["00ff..."], "7" = ["00ff..."] } }: where there are
+# any, the registers must be those of one of them.
+models = {}
+# Whether the appliance activates keys beside an endorsement key without a certificate of a trusted maker. Such a proof
+# counts no more than a key in software.
+allow_unknown_ek = false
 # Whether a quote must come with its boot log. A log that comes is always judged.
 require_event_log = false
 # Whether a boot log must come with registers to compare.

@@ -1,6 +1,7 @@
 //! Certificates of attestation identity keys (Web Authentication Level 3, section 8.3.1; TCG EK Credential Profile, section
 //! 3.2): an authority has bound the key to a genuine TPM, so that nobody need activate a credential again.
 
+use serde_json::json;
 use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -8,8 +9,8 @@ use x509_parser::oid_registry::{
     OID_X509_EXT_CERTIFICATE_POLICIES, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
 };
 
-use super::super::Refused;
 use super::super::chain::{self, Anchor, Anchors, Rules, parse_pem_chain};
+use super::super::{Claims, Refused};
 use super::key::spki_der;
 use super::wire::Public;
 use crate::kernel::Timestamp;
@@ -35,9 +36,52 @@ pub struct Chip {
 }
 
 impl Chip {
+    /// The TPM that a certificate is about (TCG EK Credential Profile, section 3.1.2); `Err` says what is wrong with it.
+    pub(super) fn named_by(leaf: &X509Certificate<'_>) -> Result<Self, &'static str> {
+        let names = leaf.subject_alternative_name().ok().flatten().ok_or("The certificate names no TPM.")?;
+        let mut directories = names.value.general_names.iter().filter_map(|name| match name {
+            GeneralName::DirectoryName(name) => Some(name),
+            _ => None,
+        });
+        let (Some(chip), None) = (directories.next(), directories.next()) else {
+            return Err("The certificate names no TPM, or more than one.");
+        };
+        let one = |oid: &Oid<'static>| {
+            let mut found = chip.iter_by_oid(oid);
+            match (found.next().and_then(|value| value.as_str().ok()), found.next()) {
+                (Some(text), None) if !text.is_empty() => Ok(text.to_owned()),
+                _ => Err("The certificate does not name manufacturer, model and version of its TPM once."),
+            }
+        };
+        let chip = Self { manufacturer: one(&MANUFACTURER)?, model: one(&MODEL)?, version: one(&VERSION)? };
+        let digits = chip.manufacturer.strip_prefix("id:");
+        if digits.is_none_or(|digits| digits.len() != 8 || !digits.bytes().all(|b| b.is_ascii_hexdigit())) {
+            return Err("The TPM's manufacturer is not written as the registry of vendors has it.");
+        }
+        Ok(chip)
+    }
+
+    /// As the command line prints it.
+    pub(super) fn claims(&self) -> Claims {
+        [("manufacturer", &self.manufacturer), ("model", &self.model), ("version", &self.version)]
+            .into_iter()
+            .map(|(name, value)| (format!("tpm_{name}"), json!(value)))
+            .collect()
+    }
+
     /// The digits of the manufacturer.
     pub fn vendor(&self) -> &str {
         self.manufacturer.trim_start_matches("id:")
+    }
+
+    /// Whether its maker makes TPMs only as chips of their own. Makers of processors and of machines in software also
+    /// make TPMs of firmware, and nothing in a certificate tells these apart: they do not count.
+    pub fn is_discrete(&self) -> bool {
+        /// TCG TPM Vendor ID Registry: Atmel, Infineon, National Semiconductor, Nuvoton, Nationz, STMicroelectronics,
+        /// Winbond.
+        const DISCRETE: [&str; 7] =
+            ["41544D4C", "49465800", "4E534D20", "4E544300", "4E545A00", "53544D20", "57454300"];
+        DISCRETE.iter().any(|known| known.eq_ignore_ascii_case(self.vendor()))
     }
 }
 
@@ -64,27 +108,7 @@ pub fn check_certificate(leaf: &X509Certificate<'_>) -> Result<Chip, Refused> {
     if !usage.is_some_and(|usage| usage.value.other.contains(&AIK_USAGE)) {
         return Err(fault("The certificate is not for an attestation identity key."));
     }
-    let names = leaf.subject_alternative_name().ok().flatten().ok_or_else(|| fault("The certificate names no TPM."))?;
-    let mut directories = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::DirectoryName(name) => Some(name),
-        _ => None,
-    });
-    let (Some(chip), None) = (directories.next(), directories.next()) else {
-        return Err(fault("The certificate names no TPM, or more than one."));
-    };
-    let one = |oid: &Oid<'static>| {
-        let mut found = chip.iter_by_oid(oid);
-        match (found.next().and_then(|value| value.as_str().ok()), found.next()) {
-            (Some(text), None) if !text.is_empty() => Ok(text.to_owned()),
-            _ => Err(fault("The certificate does not name manufacturer, model and version of its TPM once.")),
-        }
-    };
-    let chip = Chip { manufacturer: one(&MANUFACTURER)?, model: one(&MODEL)?, version: one(&VERSION)? };
-    let digits = chip.manufacturer.strip_prefix("id:");
-    if digits.is_none_or(|digits| digits.len() != 8 || !digits.bytes().all(|b| b.is_ascii_hexdigit())) {
-        return Err(fault("The TPM's manufacturer is not written as the registry of vendors has it."));
-    }
-    Ok(chip)
+    Chip::named_by(leaf).map_err(fault)
 }
 
 /// Demands that certificates, leaf first, bind this very key to a TPM, under one of the roots at `now`. Gives the TPM and

@@ -1,5 +1,6 @@
 //! Whether a quote is genuine, fresh and about the registers that were asked for.
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::super::members::hex;
@@ -7,7 +8,7 @@ use super::super::{Claims, Refused};
 use super::event_log::Registers;
 use super::hash::Hash;
 use super::wire::{Attest, Attested, ClockInfo, Numbers, Public, Selection, Signature, alg, tag};
-use super::{TpmPolicy, key, registers_json};
+use super::{TpmPolicy, first_deviation, key, registers_json};
 use crate::crypto::constant_time_eq;
 
 /// The fewest bytes of a nonce.
@@ -38,11 +39,28 @@ pub struct Known<'a> {
     /// The name of the device's key, as credential activation bound it.
     pub ak_name: Option<&'a [u8]>,
     /// Of the last accepted quote.
+    pub counters: Counters,
+}
+
+/// What is remembered of a TPM's clock; each is absent where nobody knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// How often the machine was started.
     pub reset_count: Option<u32>,
-    /// Of the last accepted quote.
+    /// How often it woke or hibernated since.
     pub restart_count: Option<u32>,
-    /// Of the last accepted quote.
+    /// Milliseconds that the TPM had power, ever.
     pub clock_ms: Option<u64>,
+}
+
+impl From<ClockInfo> for Counters {
+    fn from(clock: ClockInfo) -> Self {
+        Self {
+            reset_count: Some(clock.reset_count),
+            restart_count: Some(clock.restart_count),
+            clock_ms: Some(clock.clock_ms),
+        }
+    }
 }
 
 /// A genuine quote.
@@ -60,11 +78,18 @@ pub struct Quote {
     pub bank: Hash,
     /// The registers that the quote vouches for, and no others.
     pub registers: Registers,
+    /// The model whose registers they are, where the policy knows models.
+    pub model: Option<String>,
     /// Whether the key was the one that was expected by name.
     pub ak_known: bool,
 }
 
 impl Quote {
+    /// The TPM's name for the key that signed, in hexadecimal.
+    pub fn name_hex(&self) -> String {
+        hex(&self.key.name)
+    }
+
     /// As the command line prints it.
     pub fn claims(&self) -> Claims {
         let scheme = match self.signature.0 {
@@ -94,6 +119,9 @@ impl Quote {
         ] {
             claims.insert(name.to_owned(), value);
         }
+        if let Some(model) = &self.model {
+            claims.insert("model".to_owned(), json!(model));
+        }
         claims
     }
 }
@@ -102,7 +130,7 @@ impl Quote {
 ///
 /// # Errors
 /// `malformed`, `algorithm`, `malformed_key`, `ak_attributes`, `ak_name`, `signature`, `magic`, `attest_type`, `nonce`,
-/// `pcr_bank`, `pcr_selection`, `pcr_value`, `pcr_digest`, `pcr_policy`, `clock_not_safe`, `reset_count_changed`,
+/// `pcr_bank`, `pcr_selection`, `pcr_value`, `pcr_digest`, `pcr_policy`, `pcr_model`, `clock_not_safe`, `reset_count_changed`,
 /// `counter_rolled_back`.
 pub fn verify(evidence: &Evidence<'_>, known: &Known<'_>, policy: &TpmPolicy) -> Result<Quote, Refused> {
     let key = Public::parse(evidence.ak_public)?;
@@ -137,12 +165,14 @@ pub fn verify(evidence: &Evidence<'_>, known: &Known<'_>, policy: &TpmPolicy) ->
             "The quote's digest is not that of the register values that came with it.",
         ));
     }
-    for (pcr, value) in &registers {
-        if policy.allowed(*pcr).is_some_and(|allowed| !allowed.contains(value)) {
-            return Err(Refused::new("pcr_policy", format!("PCR {pcr} has a value that the policy does not know.")));
-        }
-    }
     check_policy_covered(&registers, policy)?;
+    if let Some(pcr) = first_deviation(&policy.pcr_values, &registers) {
+        return Err(Refused::new("pcr_policy", format!("PCR {pcr} has a value that the policy does not know.")));
+    }
+    let model = policy.models.iter().find(|(_, values)| first_deviation(values, &registers).is_none());
+    if model.is_none() && !policy.models.is_empty() {
+        return Err(Refused::new("pcr_model", "The registers are not those of any model that the policy knows."));
+    }
     check_clock(&attest.clock, known, policy)?;
     Ok(Quote {
         key,
@@ -151,6 +181,7 @@ pub fn verify(evidence: &Evidence<'_>, known: &Known<'_>, policy: &TpmPolicy) ->
         firmware_version: attest.firmware_version,
         bank: known.bank,
         registers,
+        model: model.map(|(name, _)| name.clone()),
         ak_known: known.ak_name.is_some(),
     })
 }
@@ -215,6 +246,15 @@ fn check_clock(clock: &ClockInfo, known: &Known<'_>, policy: &TpmPolicy) -> Resu
     if policy.require_safe_clock && !clock.safe {
         return Err(Refused::new("clock_not_safe", "The TPM says that its clock may have run backwards."));
     }
+    check_counters(clock, &known.counters, policy.allow_reset)
+}
+
+/// Holds a quote's counters against those of the last accepted one. `allow_reset`: whether the machine may have been
+/// started again since.
+///
+/// # Errors
+/// `reset_count_changed`, `counter_rolled_back`.
+pub fn check_counters(clock: &ClockInfo, known: &Counters, allow_reset: bool) -> Result<(), Refused> {
     let back = |what: &str| Err(Refused::new("counter_rolled_back", format!("The TPM's {what} is lower than it was.")));
     // The clock runs on over restarts and resets; only clearing the TPM sets it back.
     if clock.safe && known.clock_ms.is_some_and(|before| clock.clock_ms < before) {
@@ -225,7 +265,7 @@ fn check_clock(clock: &ClockInfo, known: &Known<'_>, policy: &TpmPolicy) -> Resu
         return back("count of starts");
     }
     if clock.reset_count > resets {
-        if policy.allow_reset {
+        if allow_reset {
             return Ok(());
         }
         return Err(Refused::new(

@@ -313,7 +313,9 @@ fn secure_boot_cannot_be_claimed_after_the_fact() {
 #[test]
 fn a_policy_is_read_strictly() {
     let policy: TpmPolicy = toml::from_str("allow_reset = true\n[pcr_values]\n7 = ['00']").unwrap();
-    assert_eq!(policy.allowed(7), Some(vec![vec![0]]));
+    assert_eq!(first_deviation(&policy.pcr_values, &Registers::from([(7, vec![0])])), None);
+    assert_eq!(first_deviation(&policy.pcr_values, &Registers::from([(7, vec![1])])), Some("7"));
+    assert_eq!(first_deviation(&policy.pcr_values, &Registers::new()), Some("7"));
     assert!(policy.allow_reset && policy.require_safe_clock);
     assert!(toml::from_str::<TpmPolicy>("allow_everything = true").is_err());
 }
