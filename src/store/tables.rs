@@ -74,7 +74,9 @@ tables! {
     ATTESTATION_STATES = "attestation_states", Key;
     /// tenant, device id, 0, number -> verdict.
     ATTESTATION_VERDICTS = "attestation_verdicts", Key;
-    /// tenant, SHA-256 of an attested key in base64url, 0 -> raw device id.
+    /// tenant, device id, 0 -> attestation key of the device's TPM, its chip and the chip's counters.
+    TPM_KEYS = "tpm_keys", Key;
+    /// tenant, SHA-256 of an attested key or of a TPM's endorsement key in base64url, 0 -> raw device id.
     ATTESTED_KEYS = "attested_keys", Key;
     /// tenant, root's id, 0 -> root of trust that the tenant added, or bundled one that it distrusts.
     TRUST_ROOTS = "trust_roots", Key;

@@ -1,16 +1,19 @@
 //! Attestation on the wire. What comes with an enrollment is taken by the enrollment.
 
+use std::collections::BTreeMap;
+
 use base64ct::{Base64, Encoding};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub mod tpm;
 pub mod trust;
 
 use super::{Asker, AttestationView, Evidence, ReceiptView};
 use crate::domains::devices::DeviceEntry;
 use crate::gate::{Caller, Context, Json, Nothing, Reply, Validate};
 use crate::kernel::error::FieldError;
-use crate::kernel::ids::DeviceId;
+use crate::kernel::ids::{DeviceId, TenantId};
 use crate::kernel::{Kind, Refusal, Result, Timestamp};
 
 /// Which device a nonce is for.
@@ -33,6 +36,9 @@ impl Validate for NonceRequest {
 pub struct NonceResponse {
     /// 32 bytes in base64url.
     nonce: String,
+    /// The tenant that stands in what is signed.
+    #[schema(value_type = String)]
+    tenant: TenantId,
     /// When it ends.
     #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
@@ -40,24 +46,29 @@ pub struct NonceResponse {
 
 /// `POST /v1/attestation/nonce`
 pub async fn nonce(ctx: Context, Json(request): Json<NonceRequest>) -> Result<Reply<NonceResponse>> {
-    let (tenant, asker) = match (ctx.caller(), ctx.enrollment_credential()) {
-        (Caller::Device(device), _) => (device.entry.tenant, Asker::Enrolled),
+    let (tenant, asker) = asking(&ctx, &request.device_id).await?;
+    let from = ctx.origin().ip.map(|ip| (ip, asker));
+    let (nonce, expires_at) = ctx.services().attestation.new_nonce(tenant, request.device_id, from).await?;
+    Ok(Reply::new(NonceResponse { nonce, tenant, expires_at }))
+}
+
+/// Who asks for this device, and of which tenant.
+async fn asking(ctx: &Context, device: &DeviceId) -> Result<(TenantId, Asker)> {
+    match (ctx.caller(), ctx.enrollment_credential()) {
+        (Caller::Device(caller), _) => Ok((caller.entry.tenant, Asker::Enrolled)),
         (_, Some(token)) => {
-            let found = ctx.services().iam.tenant_of_enrollment_token(token, &request.device_id).await;
+            let found = ctx.services().iam.tenant_of_enrollment_token(token, device).await;
             if let (Err(_), Some(ip)) = (&found, ctx.origin().ip) {
                 ctx.limiter().auth_failed(ip, ctx.now());
             }
-            (found?, Asker::Newcomer)
+            Ok((found?, Asker::Newcomer))
         }
         _ => {
-            let detail = "A nonce is for a device with its own token, or for one that shows an enrollment token \
+            let detail = "This is for a device with its own token, or for one that shows an enrollment token \
                           (Authorization: Enrollment ...).";
-            return Err(Refusal::new(Kind::Unauthenticated, "unauthenticated", detail).into());
+            Err(Refusal::new(Kind::Unauthenticated, "unauthenticated", detail).into())
         }
-    };
-    let from = ctx.origin().ip.map(|ip| (ip, asker));
-    let (nonce, expires_at) = ctx.services().attestation.new_nonce(tenant, request.device_id, from).await?;
-    Ok(Reply::new(NonceResponse { nonce, expires_at }))
+    }
 }
 
 /// Evidence: `type`, `nonce` and the members that the type asks for.
@@ -65,7 +76,7 @@ pub async fn nonce(ctx: Context, Json(request): Json<NonceRequest>) -> Result<Re
 #[serde(deny_unknown_fields)]
 #[schema(as = Evidence)]
 pub struct EvidenceRequest {
-    /// `software`, `android-key`, `apple-attestation`, `apple-assertion` or `play-integrity`.
+    /// `software`, `android-key`, `apple-attestation`, `apple-assertion`, `play-integrity` or `tpm-quote`.
     #[serde(rename = "type")]
     #[schema(rename = "type", max_length = 32)]
     kind: String,
@@ -73,7 +84,7 @@ pub struct EvidenceRequest {
     #[schema(min_length = 43, max_length = 43)]
     nonce: String,
     /// `software`: ES256 by the enrolled key over `blockremote-attest-v1`, tenant, device and nonce, a line each; raw r||s
-    /// in base64url.
+    /// in base64url. May come with `tpm-quote`, too: then one proof is of both keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 128)]
     signature: Option<String>,
@@ -97,6 +108,31 @@ pub struct EvidenceRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 32_768)]
     token: Option<String>,
+    /// `tpm-quote`: TPMS_ATTEST by the activated key over PCRs of the SHA-256 bank. Its qualifying data is the SHA-256 of
+    /// the same lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 2_048)]
+    attest_b64: Option<String>,
+    /// `tpm-quote`: TPMT_SIGNATURE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 2_048)]
+    signature_b64: Option<String>,
+    /// `tpm-quote`: numbers and values (hexadecimal) of the quoted registers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pcr_values: Option<BTreeMap<String, String>>,
+    /// `tpm-quote`: the boot log, as firmware leaves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 160_000)]
+    event_log_b64: Option<String>,
+    /// `tpm-quote` by a key that was not activated: the key, TPMT_PUBLIC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 2_048)]
+    ak_public_b64: Option<String>,
+    /// `tpm-quote` by a key that was not activated: the certificate that binds it to a TPM, leaf first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 40_000)]
+    ak_certificates_pem: Option<String>,
     /// What the type states beside its evidence. The appliance knows all of it itself and goes by that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 256)]
@@ -139,7 +175,7 @@ impl EvidenceRequest {
 
 impl Validate for EvidenceRequest {
     fn validate(&self, wrong: &mut Vec<FieldError>) {
-        let members: [(&str, Option<&String>, usize); 13] = [
+        let members: [(&str, Option<&String>, usize); 18] = [
             ("/type", Some(&self.kind), 32),
             ("/signature", self.signature.as_ref(), 128),
             ("/chain_pem", self.chain_pem.as_ref(), 60_000),
@@ -147,6 +183,11 @@ impl Validate for EvidenceRequest {
             ("/attestation_object_b64", self.attestation_object_b64.as_ref(), 60_000),
             ("/assertion_b64", self.assertion_b64.as_ref(), 4_096),
             ("/token", self.token.as_ref(), 32_768),
+            ("/attest_b64", self.attest_b64.as_ref(), 2_048),
+            ("/signature_b64", self.signature_b64.as_ref(), 2_048),
+            ("/event_log_b64", self.event_log_b64.as_ref(), 160_000),
+            ("/ak_public_b64", self.ak_public_b64.as_ref(), 2_048),
+            ("/ak_certificates_pem", self.ak_certificates_pem.as_ref(), 40_000),
             ("/app_id", self.app_id.as_ref(), 256),
             ("/environment", self.environment.as_ref(), 32),
             ("/client_data_hash_hex", self.client_data_hash_hex.as_ref(), 256),
@@ -159,6 +200,10 @@ impl Validate for EvidenceRequest {
                 let detail = format!("must have at most {max} characters");
                 wrong.push(FieldError { pointer: pointer.to_owned(), detail });
             }
+        }
+        if self.pcr_values.as_ref().is_some_and(|values| values.len() > 24) {
+            let detail = "must have at most 24 members".to_owned();
+            wrong.push(FieldError { pointer: "/pcr_values".to_owned(), detail });
         }
         if self.nonce.chars().count() != 43 {
             wrong.push(FieldError { pointer: "/nonce".to_owned(), detail: "must have 43 characters".to_owned() });

@@ -112,7 +112,7 @@ impl Attestation {
     /// Keeps what a proof says of the device's App Attest key.
     pub(super) fn keep_app_attest(&self, state: &mut StateRow, device: &DeviceId, proven: &Proven) {
         match &proven.key {
-            ProvenKey::Other => {}
+            ProvenKey::Other | ProvenKey::Tpm(_) => {}
             ProvenKey::Asserted { counter } => {
                 if let Some(key) = &mut state.app_attest {
                     key.counter = *counter;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::app_attest::AppAttestKey;
 use super::judge::{Proven, ProvenKey};
 use super::trust::{TrustSet, list_name};
-use super::{Level, Settings};
+use super::{Level, Settings, tpm};
 use crate::attest::android::{self, SecurityLevel, StatusList};
 use crate::attest::cases::Kind;
 use crate::attest::chain::parse_pem_chain;
@@ -26,6 +26,8 @@ pub(super) struct Expected<'a> {
     pub status_list: Option<&'a StatusList>,
     /// The device's App Attest key, when it has one.
     pub app_attest: Option<&'a AppAttestKey>,
+    /// The key of the device's TPM, when one is bound to it.
+    pub tpm_key: Option<&'a tpm::TpmKeyRow>,
     pub now: Timestamp,
 }
 
@@ -39,6 +41,7 @@ pub(super) fn judge(kind: Kind, members: &Map<String, Value>, by: &Expected<'_>)
         Kind::AppleAttestation => apple_attestation(members, by),
         Kind::AppleAssertion => apple_assertion(members, by),
         Kind::PlayIntegrity => play_integrity(members, by),
+        Kind::TpmQuote => tpm::prove(members, by),
         _ => Err(Refused::new("type", "Devices do not attest by evidence of this type.")),
     }
 }

@@ -6,7 +6,7 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 use serde_json::{Map, Value};
 
 use super::formats::{self, Expected};
-use super::{Attestation, Level};
+use super::{Attestation, Level, tpm};
 use crate::attest::apple::{Environment, Received};
 use crate::attest::cases::Kind as CaseKind;
 use crate::attest::{Claims, Refused};
@@ -36,14 +36,16 @@ impl EvidenceKind {
 impl FromStr for EvidenceKind {
     type Err = &'static str;
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        use CaseKind::{AndroidKey, AppleAssertion, AppleAttestation, PlayIntegrity};
+        use CaseKind::{AndroidKey, AppleAssertion, AppleAttestation, PlayIntegrity, TpmQuote};
         const BAD: &str = "is not a type that a device attests by: software, android-key, apple-attestation, \
-                           apple-assertion, play-integrity";
+                           apple-assertion, play-integrity, tpm-quote";
         if text == "software" {
             return Ok(Self::Software);
         }
         match text.parse::<CaseKind>() {
-            Ok(kind @ (AndroidKey | AppleAttestation | AppleAssertion | PlayIntegrity)) => Ok(Self::Format(kind)),
+            Ok(kind @ (AndroidKey | AppleAttestation | AppleAssertion | PlayIntegrity | TpmQuote)) => {
+                Ok(Self::Format(kind))
+            }
             _ => Err(BAD),
         }
     }
@@ -117,7 +119,7 @@ pub(super) struct Proven {
     pub key: ProvenKey,
 }
 
-/// What a proof says of an App Attest key, beside being a proof.
+/// What a proof says of a key that is remembered, beside being a proof.
 #[derive(Clone)]
 pub(super) enum ProvenKey {
     /// Nothing.
@@ -126,6 +128,8 @@ pub(super) enum ProvenKey {
     AppAttest { environment: Environment, receipt: Option<(Received, Vec<u8>)> },
     /// It was used, and counted this far. Whether that is further than before is for the commit to say.
     Asserted { counter: u32 },
+    /// It quoted. Whether its counters rose is for the commit to say.
+    Tpm(Box<tpm::Shown>),
 }
 
 /// What a device signs, or hashes into its challenge.
@@ -152,13 +156,18 @@ impl Attestation {
             EvidenceKind::Format(CaseKind::AppleAssertion) => self.app_attest_key(tenant, device.clone()).await?,
             _ => None,
         };
+        let tpm_key = match evidence.kind {
+            EvidenceKind::Format(CaseKind::TpmQuote) => self.tpm_key(tenant, &device).await?,
+            _ => None,
+        };
         let kind = evidence.kind.name();
         let this = self.clone();
         let work = move || {
             let inner = &this.inner;
             let signed = challenge(tenant, &device, &evidence.nonce);
+            let by_enrolled_key = || software(&signed, enrolled_key.as_ref(), &evidence.members);
             match evidence.kind {
-                EvidenceKind::Software => software(&signed, enrolled_key.as_ref(), &evidence.members),
+                EvidenceKind::Software => by_enrolled_key(),
                 EvidenceKind::Format(kind) => formats::judge(
                     kind,
                     &evidence.members,
@@ -168,9 +177,16 @@ impl Attestation {
                         trust: &inner.trust.of(tenant),
                         status_list: inner.trust.status_list().as_deref(),
                         app_attest: app_attest.as_ref(),
+                        tpm_key: tpm_key.as_ref(),
                         now: inner.clock.now(),
                     },
-                ),
+                )
+                .and_then(|mut proven| {
+                    if kind == CaseKind::TpmQuote && evidence.members.contains_key("signature") {
+                        proven.claims.extend(by_enrolled_key()?.claims);
+                    }
+                    Ok(proven)
+                }),
             }
         };
         let verdict = self.inner.pool.run(work).await?;

@@ -17,6 +17,7 @@ mod nonce;
 mod reminders;
 mod rules;
 mod store;
+mod tpm;
 mod trust;
 
 pub use api::EvidenceRequest;
@@ -25,6 +26,7 @@ pub use judge::{Evidence, EvidenceKind, Judged};
 pub use model::{AttestationView, Taken, VerdictView};
 pub use nonce::Asker;
 pub use store::forget;
+pub use tpm::{Activated, Candidate, Challenge, TpmKeys};
 pub use trust::{LIST_BYTES_MAX, NewRoot, RootKind, RootState, RootView, StatusListView};
 
 pub use crate::domains::devices::AttestationLevel as Level;
@@ -106,6 +108,7 @@ struct Inner {
     reminders: reminders::Reminders,
     /// Nonces that each network asked for; see [`nonce`].
     asked: nonce::Asked,
+    activations: tpm::Open,
 }
 
 impl Attestation {
@@ -132,6 +135,7 @@ impl Attestation {
             trust,
             reminders,
             asked,
+            activations: tpm::Open::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -187,8 +191,9 @@ impl Attestation {
         device.proof.as_ref().map(|mark| rules::score(Some(mark), now, renew_after))
     }
 
-    /// Forgets counters of networks that are quiet; run from time to time.
+    /// Forgets counters of networks that are quiet, and activations that are over; run from time to time.
     pub fn sweep(&self) {
+        self.inner.activations.sweep(self.inner.clock.now());
         self.inner.asked.sweep(self.inner.clock.now());
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::judge::{Judged, Proven};
+use super::judge::{Judged, Proven, ProvenKey};
 use super::model::{AttestationView, NonceRow, StateRow, Taken, Used, VerdictView};
 use super::trust::{key_name, thumbprint};
-use super::{Attestation, rules};
+use super::{Attestation, rules, tpm};
 use crate::attest::Refused;
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
 use crate::domains::devices::{self, BlockCause, Blocked, Device, DeviceState, ProofMark};
@@ -39,6 +39,7 @@ pub fn forget(tx: &mut Tx<'_>, tenant: TenantId, device: &DeviceId) -> Result<()
         tx.delete(ATTESTED_KEYS, Key::new().bytes(tenant.to_bytes()).text(&key))?;
     }
     tx.delete(ATTESTATION_STATES, device_key(tenant, device))?;
+    tpm::forget(tx, tenant, device)?;
     for table in [ATTESTATION_NONCES, ATTESTATION_VERDICTS] {
         let prefix = device_key(tenant, device);
         let end = prefix.end_of_prefix().unwrap_or_default();
@@ -102,7 +103,12 @@ impl Attestation {
                 return Ok(Taken::Refused(Box::new(nonce_invalid())));
             }
         }
+        let objection = match &judged.verdict {
+            Ok(Proven { key: ProvenKey::Tpm(shown), .. }) => tpm::objection(self, tx, tenant, id, shown)?,
+            _ => None,
+        };
         let verdict = match &judged.verdict {
+            Ok(_) if objection.is_some() => Err(objection.map_or("tpm", |refused| refused.reason)),
             Ok(proven) if device.is_none() && self.copied(tx, tenant, id, proven, origin)?.is_some() => {
                 Err("key_of_another_device")
             }
@@ -220,6 +226,9 @@ impl Attestation {
         };
         Self::verdict(tx, tenant, id, &mut state, &verdict)?;
         tx.put(ATTESTATION_STATES, device_key(tenant, id), &state)?;
+        if let ProvenKey::Tpm(shown) = &proven.key {
+            tpm::keep(tx, tenant, id, shown)?;
+        }
         let entry = NewEntry::new(Action::AttestationAccepted, origin).device(id).reason(kind);
         audit::append(tx, tenant, now, &self.inner.random, &entry.attestation(proven.level.name()))?;
         if let Some(device) = device {
@@ -261,7 +270,7 @@ impl Attestation {
     }
 
     #[expect(clippy::too_many_arguments, reason = "one commit's worth of facts")]
-    fn fail(
+    pub(super) fn fail(
         &self,
         tx: &mut Tx<'_>,
         tenant: TenantId,
@@ -329,7 +338,16 @@ impl Attestation {
 
 /// What of the claims is the hardware's own and does not change with an update.
 fn hardware(claims: &crate::attest::Claims) -> Vec<Option<&serde_json::Value>> {
-    ["security_level", "verified_boot_key_hex", "root", "model"].iter().map(|name| claims.get(*name)).collect()
+    const NAMES: [&str; 7] = [
+        "security_level",
+        "verified_boot_key_hex",
+        "root",
+        "model",
+        "tpm_manufacturer",
+        "ek_sha256",
+        "boot_state_sha256",
+    ];
+    NAMES.iter().map(|name| claims.get(*name)).collect()
 }
 
 fn view_of(

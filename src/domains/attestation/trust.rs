@@ -18,6 +18,7 @@ use super::Attestation;
 use crate::attest::android::{self, StatusList};
 use crate::attest::apple::{AppleRoots, point_of_spki};
 use crate::attest::chain::{Anchor, Anchors, parse_pem_chain};
+use crate::attest::tpm::ek;
 use crate::crypto::{VerifyingKey, sha256};
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
 use crate::kernel::context::Origin;
@@ -221,6 +222,7 @@ fn bundled() -> Result<Vec<Root>> {
     let mut roots = of(RootKind::AndroidKey, android);
     roots.extend(of(RootKind::AppleAttestation, apple.app_attestation));
     roots.extend(of(RootKind::AppleReceipt, apple.receipts));
+    roots.extend(of(RootKind::Tpm, ek::bundled_makers().map_err(Error::internal)?));
     Ok(roots)
 }
 

@@ -116,6 +116,8 @@ pub enum Action {
     AttestationRefused,
     /// A used nonce came back with another proof: the device was blocked.
     AttestationReplayed,
+    /// A key of a device's TPM was bound to it.
+    AttestationKeyActivated,
     /// Somebody wants a device to prove its hardware again.
     AttestationRequested,
     /// A tenant trusts another root for proofs of hardware.
