@@ -7,20 +7,22 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::Transport;
+use super::enrollment::enroll;
 use super::fleet::Shared;
 use super::link::{Link, LinkEvent, Pending, delay};
 use super::motion::{AttackKind, MotionSource};
+use super::proof::{ProofError, Prover};
 use super::sensors::{Sensors, WireReading, time_to_lock};
 use super::summary::{Row, State};
-use super::{AgentError, Transport};
 use crate::client::frame::{AckStatus, Action, CommandFrame, Decision, Heartbeat, HeartbeatAck, Incoming};
 use crate::client::socket::Event;
 use crate::client::{ClientError, CommandVerifier, Genuine, HttpClient, Problem, Response, VerifyError};
-use crate::crypto::{Jwk, SigningKey};
+use crate::crypto::SigningKey;
 use crate::kernel::Timestamp;
 use crate::kernel::clock::Stopwatch;
 use crate::kernel::ids::DeviceId;
@@ -30,7 +32,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// How often an idle socket is asked for a sign of life.
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// Heartbeats of a device whose trial is over, and any that the appliance wants: never rarer.
-const INTERVAL_MAX: Duration = Duration::from_secs(60);
+pub(super) const INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// Never, for practical purposes.
 const FAR: Duration = Duration::from_secs(30 * 86_400);
 
@@ -52,24 +54,15 @@ pub(super) struct Plan {
     pub attack_seed: u64,
 }
 
-#[derive(Serialize)]
-struct Enrollment<'a> {
-    device_id: &'a DeviceId,
-    device_name: &'a str,
-    os_version: &'static str,
-    platform: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sensors: Option<&'static [&'static str]>,
-    public_key: Jwk,
-    enrollment_token: &'a str,
+#[derive(Deserialize)]
+pub(super) struct Tokens {
+    pub access_token: String,
+    pub refresh_token: String,
+    pub expires_in: u64,
 }
 
-#[derive(Deserialize)]
-struct Tokens {
-    access_token: String,
-    refresh_token: String,
-    expires_in: u64,
-}
+/// The level that was granted, and why it is not the TPM's.
+type Proof = Result<(String, Option<String>), ProofError>;
 
 enum Answer {
     Heartbeat(Result<HeartbeatAck, ClientError>),
@@ -96,6 +89,9 @@ struct Device {
     /// Away while a request is in flight.
     http: Option<HttpClient>,
     call: Option<Pending<(HttpClient, Answer)>>,
+    prover: Arc<Prover>,
+    /// A proof under way.
+    proof: Option<Pending<Proof>>,
     link: Link,
     failures: u32,
     last_heard: Stopwatch,
@@ -115,8 +111,9 @@ struct Device {
 
 /// Plays one device until `stop` says so. What becomes of it stands in `row`.
 pub(super) async fn live(shared: Arc<Shared>, plan: Plan, row: SharedRow, mut stop: watch::Receiver<bool>) {
+    let prover = Arc::new(Prover::new(plan.id.clone(), SigningKey::generate(&shared.random), shared.tpm.clone()));
     let enrolled = tokio::select! {
-        enrolled = enroll(&shared, &plan, &row) => enrolled,
+        enrolled = enroll(&shared, &plan, &prover, &row) => enrolled,
         () = stopped(&mut stop) => return,
     };
     let Some((http, tokens)) = enrolled else { return };
@@ -130,6 +127,8 @@ pub(super) async fn live(shared: Arc<Shared>, plan: Plan, row: SharedRow, mut st
         id: plan.id,
         http: Some(http),
         call: None,
+        prover,
+        proof: None,
         failures: 0,
         last_heard: Stopwatch::start(),
         beat: None,
@@ -146,54 +145,10 @@ pub(super) async fn live(shared: Arc<Shared>, plan: Plan, row: SharedRow, mut st
         shared,
         row,
     };
+    device.prove();
     device.run(&mut stop).await;
     if let Link::Open(socket) = device.link {
         socket.close().await;
-    }
-}
-
-/// Registers the device, waiting and trying again as long as that may help.
-async fn enroll(shared: &Shared, plan: &Plan, row: &SharedRow) -> Option<(HttpClient, Tokens)> {
-    let key = SigningKey::generate(&shared.random);
-    let body = Enrollment {
-        device_id: &plan.id,
-        device_name: &plan.name,
-        os_version: concat!("agent ", env!("CARGO_PKG_VERSION")),
-        platform: "agent",
-        sensors: (!plan.has_gyroscope).then_some(&["accelerometer"]),
-        public_key: key.verifying().to_jwk(),
-        enrollment_token: &shared.enrollment_token,
-    };
-    let mut http = HttpClient::new(shared.endpoint.clone());
-    let mut failures = 0;
-    loop {
-        let answer = {
-            // A fleet does not shake a thousand hands at once.
-            let _turn = shared.enrolling.acquire().await;
-            let answer = http.post("/v1/auth/device", None, &body).await.and_then(|r| r.json::<Tokens>());
-            http.close();
-            answer
-        };
-        let error = match answer {
-            Ok(tokens) => {
-                let mut row = lock(row);
-                (row.state, row.error) = (State::Offline, None);
-                return Some((http, tokens));
-            }
-            Err(error) => error,
-        };
-        lock(row).error = Some(error.to_string());
-        let wait = match error.problem() {
-            Some(problem) if matches!(problem.status, 429 | 503) => problem.retry_after.unwrap_or_default(),
-            Some(problem) => {
-                lock(row).state = State::Failed;
-                shared.fail(AgentError::EnrollmentRefused { device_id: plan.id.to_string(), problem: problem.clone() });
-                return None;
-            }
-            None => Duration::ZERO,
-        };
-        tokio::time::sleep(wait.min(INTERVAL_MAX) + delay(failures, &shared.random)).await;
-        failures += 1;
     }
 }
 
@@ -207,6 +162,10 @@ impl Device {
                 (http, answer) = answered(&mut self.call) => {
                     self.call = None;
                     self.on_answer(http, answer);
+                }
+                proof = answered(&mut self.proof) => {
+                    self.proof = None;
+                    self.on_proof(proof);
                 }
                 () = tokio::time::sleep_until(deadline) => self.on_deadline().await,
             }
@@ -345,6 +304,27 @@ impl Device {
 
     // Requests
 
+    /// Proves what it is, beside everything else it does; one proof at a time.
+    fn prove(&mut self) {
+        if self.proof.is_some() {
+            return;
+        }
+        let (prover, shared) = (Arc::clone(&self.prover), Arc::clone(&self.shared));
+        let token = self.tokens.access_token.clone();
+        self.proof = Some(Box::pin(async move { prover.prove(&shared.endpoint, &token, &shared.random).await }));
+    }
+
+    fn on_proof(&mut self, proof: Proof) {
+        match proof {
+            Ok((level, without_tpm)) => {
+                let mut row = lock(&self.row);
+                row.attested = Some(level);
+                row.tpm_error = without_tpm;
+            }
+            Err(error) => self.note(format!("its proof failed: {error}")),
+        }
+    }
+
     fn refresh(&mut self) {
         if self.session_over {
             self.next_refresh = Instant::now() + FAR;
@@ -453,8 +433,10 @@ impl Device {
         }
         let sent = match judged {
             Ok(Genuine::Notice) => {
-                if frame.action == Action::AuthOk {
-                    self.on_admitted();
+                match frame.action {
+                    Action::AuthOk => self.on_admitted(),
+                    Action::StatusAudit if frame.reason == "attest" => self.prove(),
+                    _ => {}
                 }
                 return;
             }
@@ -526,8 +508,8 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|s| *s).await;
 }
 
-/// The request in flight, for ever where there is none. Dropping the future loses nothing.
-async fn answered(call: &mut Option<Pending<(HttpClient, Answer)>>) -> (HttpClient, Answer) {
+/// What is in flight, for ever where there is nothing. Dropping the future loses nothing.
+async fn answered<T>(call: &mut Option<Pending<T>>) -> T {
     match call {
         Some(call) => call.await,
         None => std::future::pending().await,

@@ -11,6 +11,7 @@ use super::device::{self, Plan, SharedRow, lock};
 use super::motion::{Human, MotionSource, Recording, Replay};
 use super::summary::{Row, Summary};
 use super::table::Display;
+use super::tpm::Place;
 use super::{AgentError, Options, Transport};
 use crate::client::{ClientError, Endpoint, HttpClient, tls};
 use crate::crypto::JwkSet;
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub transport: Transport,
     pub heartbeat_interval: Duration,
     pub takeover_after: Duration,
+    pub tpm: Option<Place>,
     pub clock: Clock,
     pub random: Random,
     pub keys: Keys,
@@ -100,6 +102,7 @@ pub async fn play(options: &Options, clock: &Clock, random: &Random) -> Result<S
         transport: options.transport,
         heartbeat_interval: options.heartbeat_interval.max(Duration::from_millis(20)),
         takeover_after: options.takeover_after,
+        tpm: options.tpm.clone(),
         clock: clock.clone(),
         random: random.clone(),
         keys: Keys { set: ArcSwap::from_pointee(keys), fetched: tokio::sync::Mutex::new(Stopwatch::start()) },
@@ -195,6 +198,9 @@ fn plans(options: &Options, random: &Random) -> Result<Vec<Plan>, AgentError> {
     if options.taken_over > 0 && options.attacks.is_empty() {
         return Err(AgentError::Options("--attack must name a kind of attack.".to_owned()));
     }
+    if options.tpm.is_some() && options.devices > 1 {
+        return Err(AgentError::Options("--tpm is one machine's: play one device with it (--fleet 1).".to_owned()));
+    }
     let recording = match &options.replay {
         None => None,
         Some(path) => {
@@ -258,7 +264,13 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused_in_words() {
-        for bad in [options(0, 0), options(2, 3), Options { attacks: vec![], ..options(2, 1) }] {
+        let tpm = "/dev/tpmrm0".parse().ok();
+        for bad in [
+            options(0, 0),
+            options(2, 3),
+            Options { attacks: vec![], ..options(2, 1) },
+            Options { tpm, ..options(2, 0) },
+        ] {
             assert!(matches!(plans(&bad, &Random::seeded(1)), Err(AgentError::Options(_))));
         }
         let long = Options { prefix: "x".repeat(60), ..options(1, 0) };

@@ -5,14 +5,17 @@
 //! any device does. The only thing it shares with the server is the type of a reading.
 
 mod device;
+mod enrollment;
 mod fleet;
 mod link;
 pub mod motion;
 #[cfg(test)]
 mod play_tests;
+mod proof;
 mod sensors;
 mod summary;
 mod table;
+pub mod tpm;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -61,6 +64,8 @@ pub struct Options {
     pub prefix: String,
     /// How heartbeats travel.
     pub transport: Transport,
+    /// The machine's TPM, for one device.
+    pub tpm: Option<tpm::Place>,
     /// What is shown.
     pub output: Output,
 }
@@ -84,6 +89,7 @@ impl Options {
             seed: 1,
             prefix: "agent".to_owned(),
             transport: Transport::Socket,
+            tpm: None,
             output: Output::Table,
         }
     }

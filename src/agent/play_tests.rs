@@ -296,9 +296,10 @@ async fn exactly_the_taken_over_devices_are_locked_over_either_transport() {
         assert!(times.max_ms < 5_000, "{times:?}");
         let world = server.world.lock().unwrap();
         assert_eq!(world.sockets, 6, "one each");
-        // The key set once; for each device its enrollment, its socket, and one warm connection for all its requests.
+        // The key set once; for each device its enrollment, its proof, its socket, and one warm connection for all its
+        // heartbeats.
         let warm = if transport == Transport::Http { 6 } else { 0 };
-        assert_eq!(world.connections, 1 + 6 + 6 + warm, "{transport:?}");
+        assert_eq!(world.connections, 1 + 6 + 6 + 6 + warm, "{transport:?}");
         // Delivered and enforced, and both again for the redelivery.
         let locked: HashSet<_> = world.acks.iter().map(|(device, _)| device).collect();
         assert_eq!((locked.len(), world.acks.len()), (2, 8), "{:?}", world.acks);

@@ -47,6 +47,10 @@ pub struct Row {
     pub time_to_lock: Option<Duration>,
     /// Heartbeats that the appliance accepted.
     pub heartbeats: u64,
+    /// The level of its last accepted proof.
+    pub attested: Option<String>,
+    /// Why that proof is not its TPM's, where it has one.
+    pub tpm_error: Option<String>,
     /// What went wrong last, if it still matters.
     pub error: Option<String>,
 }
@@ -63,6 +67,8 @@ impl Row {
             locked: false,
             time_to_lock: None,
             heartbeats: 0,
+            attested: None,
+            tpm_error: None,
             error: None,
         }
     }

@@ -305,7 +305,7 @@ fn fields(row: &Row) -> [Field; COLUMNS.len()] {
         Field { text: decision, colour: decision_colour },
         Field::plain(attack),
         Field::plain(time),
-        Field::plain(clean(row.error.as_deref().unwrap_or(""))),
+        Field::plain(clean(row.error.as_deref().or(row.tpm_error.as_deref()).unwrap_or(""))),
     ]
 }
 

@@ -31,6 +31,7 @@ pub(super) fn run(cli: &Cli, args: &AgentArgs) -> Outcome {
     options.stop_after = args.seconds.map(Duration::from_secs);
     options.seed = args.seed;
     options.prefix.clone_from(&args.prefix);
+    options.tpm.clone_from(&args.tpm);
     options.transport = match args.transport {
         Transport::Ws => agent::Transport::Socket,
         Transport::Http => agent::Transport::Http,

@@ -9,6 +9,7 @@ use super::bench::args::BenchCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 use crate::agent::motion::AttackKind;
+use crate::agent::tpm::Place;
 use crate::config;
 
 pub mod attest;
@@ -223,6 +224,10 @@ pub struct AgentArgs {
     /// How heartbeats travel
     #[arg(long, value_enum, default_value_t = Transport::Ws)]
     pub transport: Transport,
+    /// TPM 2.0 to prove the device with, for --fleet 1: a device such as /dev/tpmrm0, a Unix socket, or
+    /// tcp://127.0.0.1:PORT
+    #[arg(long, value_name = "PATH")]
+    pub tpm: Option<Place>,
     /// Print one JSON object at the end
     #[arg(long)]
     pub json: bool,
