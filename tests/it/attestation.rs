@@ -19,7 +19,7 @@ pub fn signed(key: &SigningKey, tenant: TenantId, device: &str, nonce: &str) -> 
     json!({ "type": "software", "nonce": nonce, "signature": signature })
 }
 
-async fn nonce(server: &Server, device: &Device) -> Result<String, Fault> {
+pub async fn nonce(server: &Server, device: &Device) -> Result<String, Fault> {
     let wanted = json!({ "device_id": device.id });
     let answer = server.client()?.post("/v1/attestation/nonce", Some(&device.access_token), &wanted).await?;
     assert_eq!(answer.status, 201, "{}", body(&answer));
@@ -27,7 +27,7 @@ async fn nonce(server: &Server, device: &Device) -> Result<String, Fault> {
 }
 
 /// A nonce for a name that is not enrolled yet.
-async fn nonce_to_enroll(server: &Server, device: &str) -> Result<String, Fault> {
+pub async fn nonce_to_enroll(server: &Server, device: &str) -> Result<String, Fault> {
     let ticket = format!("Enrollment {}", server.enrollment_token);
     let wanted = json!({ "device_id": device });
     let headers = [("authorization", ticket.as_str())];
@@ -36,17 +36,17 @@ async fn nonce_to_enroll(server: &Server, device: &str) -> Result<String, Fault>
     Ok(text(&answer.json()?, "nonce"))
 }
 
-async fn attest(server: &Server, device: &Device, evidence: &Value) -> Result<Response, Fault> {
+pub async fn attest(server: &Server, device: &Device, evidence: &Value) -> Result<Response, Fault> {
     let path = format!("/v1/devices/{}/attestation", device.id);
     Ok(server.client()?.post(&path, Some(&device.access_token), evidence).await?)
 }
 
-async fn state(server: &Server, device: &str) -> Result<Value, Fault> {
+pub async fn state(server: &Server, device: &str) -> Result<Value, Fault> {
     let admin = server.admin_token().await?;
     Ok(server.client()?.get(&format!("/v1/devices/{device}/attestation"), Some(&admin)).await?.json()?)
 }
 
-async fn blocked_by(server: &Server, device: &str) -> Result<String, Fault> {
+pub async fn blocked_by(server: &Server, device: &str) -> Result<String, Fault> {
     let admin = server.admin_token().await?;
     let view: Value = server.client()?.get(&format!("/v1/devices/{device}"), Some(&admin)).await?.json()?;
     Ok(text(&view["blocked"], "cause"))

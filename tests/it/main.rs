@@ -37,6 +37,7 @@ mod tenant_switch;
 mod tenants;
 mod tidy;
 mod tokens;
+mod tpm;
 mod trust;
 mod users;
 mod wire;
