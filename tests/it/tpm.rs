@@ -3,7 +3,7 @@
 
 mod agent;
 mod boot_log;
-mod chip;
+pub mod chip;
 
 use std::time::Duration;
 
@@ -160,7 +160,7 @@ async fn a_challenge_is_for_one_chip_one_key_and_one_device_and_is_answered_once
     server.clock.advance(Duration::from_secs(180));
     assert_reason(&ask(&server, &device, &late).await?, "activation_refused", "activation");
     // Three failures are quarantine, as of any other proof.
-    assert_eq!(blocked_by(&server, "BR-1").await?, "attestation");
+    assert_eq!(blocked_by(&server, "BR-1").await?, "quarantine");
     assert_eq!(state(&server, "BR-1").await?["recent_failures"], 3);
 
     server.clock.advance(Duration::from_secs(700));

@@ -7,6 +7,7 @@ pub mod second_factor;
 use blockremote::client::{HttpClient, Response};
 use blockremote::config::Config;
 use blockremote::crypto::SigningKey;
+use blockremote::domains::attestation::{NewRoot, RootKind};
 use blockremote::domains::iam::{Bound, KeyKind, NewKey, Permission, PermissionSet, Role};
 use blockremote::gate::routes::ROUTES;
 use blockremote::gate::{Access, Door, Route, Verb};
@@ -17,6 +18,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::common::{DAY, add_user, body, enrollment, first_tenant, header, log_in, new_tenant, part, send};
+use crate::tpm::chip::{Maker, keys_without_a_chip};
 use crate::{hardware, people, trust};
 
 /// Who calls.
@@ -95,6 +97,8 @@ pub struct World {
     /// The key that BR-1 enrolled.
     key: SigningKey,
     pub command_id: String,
+    /// Makes TPMs that the tenant trusts.
+    tpm_maker: Maker,
     next: u64,
 }
 
@@ -124,7 +128,10 @@ impl World {
         let overlay = json!({ "action": "FORCE_LOGOUT", "reason": "the matrix" });
         let command: Value = client.post("/v1/devices/BR-2/commands", Some(&admin), &overlay).await?.json()?;
         let command_id = text(&command, "command_id");
-        Ok(Self { server, client, tenant, admin, viewer, ended, device, key, command_id, next: 0 })
+        let tpm_maker = Maker::new("the matrix")?;
+        let root = NewRoot { kind: RootKind::Tpm, label: "the matrix".to_owned(), pem: tpm_maker.pem.clone() };
+        server.app().services.attestation.add_root(tenant, root, None, Origin::cli()).await?;
+        Ok(Self { server, client, tenant, admin, viewer, ended, device, key, command_id, tpm_maker, next: 0 })
     }
 
     pub fn token(&self, who: Who) -> Option<String> {
@@ -252,6 +259,11 @@ impl World {
                 let caller = self.fresh_device().await?;
                 let token = (who == Who::Device).then_some(caller.access_token);
                 Call { token, ..Call::of(route.path, json!({ "device_id": caller.id })) }
+            }
+            (Verb::Post, "/v1/attestation/tpm/activate") => {
+                let caller = self.fresh_device().await?;
+                let token = (who == Who::Device).then_some(caller.access_token);
+                Call { token, ..Call::of(route.path, keys_without_a_chip(&caller.id, &self.tpm_maker)?) }
             }
             (Verb::Get, "/v1/devices/{device_id}") => Call::get(&format!("/v1/devices/{device}")),
             (Verb::Patch, "/v1/devices/{device_id}") => {

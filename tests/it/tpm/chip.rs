@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use base64ct::{Base64, Encoding};
+use base64ct::{Base64, Base64UrlUnpadded, Encoding};
 use blockremote::agent::tpm::{Endorsement, Key, Place, Quote, Tpm, attestation_template};
 use blockremote::attest::tpm::key::spki_der;
 use blockremote::attest::tpm::wire::Public;
-use blockremote::testkit::{Fault, Folder};
+use blockremote::crypto::SigningKey;
+use blockremote::kernel::Random;
+use blockremote::testkit::{Fault, Folder, text};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SubjectPublicKeyInfo,
@@ -263,4 +265,23 @@ fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = u8::try_from(content.len()).unwrap_or(u8::MAX);
     let head = if length < 0x80 { vec![tag, length] } else { vec![tag, 0x81, length] };
     [head, content.to_vec()].concat()
+}
+
+/// What a device could send first of two keys that lie in no chip: the appliance asks for the secret, and nobody opens it.
+pub fn keys_without_a_chip(device: &str, maker: &Maker) -> Result<Value, Fault> {
+    let key = SigningKey::generate(&Random::System);
+    let jwk = json!(key.verifying().to_jwk());
+    let point = ["x", "y"].map(|half| Base64UrlUnpadded::decode_vec(&text(&jwk, half)).unwrap_or_default());
+    let with_point = |template: &[u8], without: usize| {
+        let head = template.get(..template.len() - without).unwrap_or_default();
+        let sized = point.iter().flat_map(|half| [&[0, 32][..], half].concat());
+        head.iter().copied().chain(sized).collect::<Vec<u8>>()
+    };
+    let (ek, ak) = (with_point(&Endorsement::P256.template(), 68), with_point(&attestation_template(), 4));
+    Ok(json!({
+        "device_id": device,
+        "ek_public_b64": Base64::encode_string(&ek),
+        "ek_certificates_pem": maker.certified_pem(&ek, "id:49465800")?,
+        "ak_public_b64": Base64::encode_string(&ak),
+    }))
 }
