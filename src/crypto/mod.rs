@@ -22,6 +22,7 @@ pub mod strict_json;
 pub mod token;
 pub mod totp;
 pub mod webauthn;
+pub mod webhook;
 
 #[cfg(test)]
 mod vectors;
