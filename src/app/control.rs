@@ -58,6 +58,17 @@ pub enum Ask {
         /// Which.
         id: EnrollmentId,
     },
+    /// Read the file of plans anew.
+    ReloadPlans,
+    /// Install a licence.
+    InstallLicence {
+        /// As the vendor sent it.
+        licence: String,
+        /// Id or name; the first tenant when absent.
+        tenant: Option<String>,
+    },
+    /// Count the devices that somebody has to pay for.
+    Trials,
     /// Make a person.
     AddUser {
         /// Unique on the appliance.
@@ -271,6 +282,16 @@ impl Operator {
             | Ask::RemoveRoot { .. }
             | Ask::StatusLists
             | Ask::ImportStatusList { .. } => self.answer_about_trust(ask).await,
+            Ask::ReloadPlans => {
+                let billing = self.services.billing.clone();
+                tokio::task::spawn_blocking(move || billing.reload_plans()).await.map_err(Error::internal)??;
+                Ok(json!({}))
+            }
+            Ask::InstallLicence { licence, tenant } => {
+                let tenant = self.tenant(tenant).await?;
+                in_json(&self.services.billing.install_licence(tenant, licence, None, Origin::cli()).await?)
+            }
+            Ask::Trials => in_json(&self.services.billing.trials()),
             people => self.answer_about_people(people).await,
         }
     }

@@ -18,10 +18,11 @@ use tokio::sync::Notify;
 
 use crate::attest::play;
 use crate::attest::policy::Policy;
-use crate::config::{ClientCertificates, Config, DpopNonce, Paywall, TlsVersion};
+use crate::config::{self, ClientCertificates, Config, DpopNonce, TlsVersion};
 use crate::crypto::keyring::KeyRing;
-use crate::crypto::password;
+use crate::crypto::{VerifyingKey, password};
 use crate::domains::attestation::{self, Attestation};
+use crate::domains::billing::{self, Billing, SharedSecret};
 use crate::domains::devices::Devices;
 use crate::domains::iam::{self, FirstSecrets, Iam, KeyCustody};
 use crate::domains::killswitch::{CloseReason, KillSwitch};
@@ -192,6 +193,14 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let devices = Devices::rebuild(store.clone())?;
     let tenants = Tenants::rebuild(store.clone())?;
     let killswitch = KillSwitch::new(tenants.clone(), devices.clone(), keys.clone(), clock.clone(), random.clone());
+    let billing = Billing::rebuild(
+        tenants.clone(),
+        devices.clone(),
+        killswitch.clone(),
+        clock.clone(),
+        random.clone(),
+        billing_settings(config)?,
+    )?;
     let attestation = Attestation::rebuild(attestation::Parts {
         tenants: tenants.clone(),
         devices: devices.clone(),
@@ -222,6 +231,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let iam = Iam::rebuild(iam::Parts {
         tenants: tenants.clone(),
         devices: devices.clone(),
+        billing: billing.clone(),
         attestation: attestation.clone(),
         killswitch: killswitch.clone(),
         signals: signals.clone(),
@@ -235,11 +245,6 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
             access_ttl: config.tokens.access_ttl,
             refresh_ttl: config.tokens.refresh_ttl,
             refresh_absolute: config.tokens.refresh_absolute,
-            // Without a paywall the trial never ends within the time that a device lives.
-            trial: match config.billing.paywall {
-                Paywall::Device => config.billing.trial,
-                Paywall::Off => Duration::from_secs(100 * 365 * 86_400),
-            },
             devices_max: config.devices.max,
             open_tenant,
             enroll_per_minute: config.limits.enroll_per_minute,
@@ -267,6 +272,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         iam,
         devices,
         killswitch,
+        billing,
         attestation,
         signals,
         store,
@@ -322,6 +328,31 @@ fn attestation_settings(config: &Config) -> Result<attestation::Settings> {
         apple_app_id: wanted.apple_app_id.clone(),
         play,
     })
+}
+
+fn billing_settings(config: &Config) -> Result<billing::Settings> {
+    let wanted = &config.billing;
+    let shared = |secret: &config::Secret| SharedSecret::new(secret.expose()).map_err(Error::internal);
+    let secrets = [&wanted.webhook_secret, &wanted.webhook_secret_next, &wanted.webhook_secret_previous];
+    let own = wanted.provider_secrets.iter().map(|(name, secret)| Ok((name.clone(), shared(secret)?)));
+    Ok(billing::Settings {
+        paywall: match wanted.paywall {
+            config::Paywall::Device => billing::Paywall::Device,
+            config::Paywall::Off => billing::Paywall::Off,
+        },
+        trial: wanted.trial,
+        plans: wanted.plans.clone(),
+        secrets: secrets.into_iter().flatten().map(shared).collect::<Result<_>>()?,
+        provider_secrets: own.collect::<Result<_>>()?,
+        allow: wanted.webhook_allow.clone(),
+        vendor_key: wanted.vendor_key.as_deref().map(vendor_key).transpose()?,
+    })
+}
+
+fn vendor_key(path: &std::path::Path) -> Result<VerifyingKey> {
+    let wrong = |e: String| Error::Internal(format!("billing.vendor_key: {}: {e}", path.display()));
+    let pem = std::fs::read_to_string(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+    VerifyingKey::from_spki_pem(&pem).map_err(|e| wrong(e.to_string()))
 }
 
 fn tenant_named(store: &Store, name: &str) -> Result<TenantId> {
@@ -417,8 +448,10 @@ impl App {
         let (iam, sweep_clock) = (services.iam.clone(), clock.clone());
         let killswitch = services.killswitch.clone();
         let (attestation, reminding) = (services.attestation.clone(), services.attestation.clone());
+        let billing = services.billing.clone();
         let tasks = vec![
             tokio::spawn(async move { killswitch.settle_all().await }),
+            tokio::spawn(async move { billing.watch().await }),
             tokio::spawn(http::serve(internal_listener, plain, InternalDoor(Arc::clone(&gate)), internal.clone())),
             tokio::spawn(async move {
                 iam.resume().await;

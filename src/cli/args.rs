@@ -292,9 +292,40 @@ pub enum AdminCommand {
     /// Tokens
     #[command(subcommand, after_help = "Example:\n  blockremote admin token enroll --uses 1")]
     Token(TokenCommand),
+    /// Plans
+    #[command(subcommand, after_help = "Example:\n  blockremote admin plans show > plans.toml")]
+    Plans(PlansCommand),
+    /// Install a licence that the vendor signed
+    #[command(after_help = "Example:\n  blockremote admin licence licence.jws --tenant default")]
+    Licence(LicenceArgs),
     /// People: for a site that locked itself out
     #[command(subcommand, after_help = "Example:\n  blockremote admin user passwd admin --reset-second-factor")]
     User(UserCommand),
+}
+
+/// `admin plans`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum PlansCommand {
+    /// Print the plans that the program brings, as a file for billing.plans
+    #[command(after_help = "Example:\n  blockremote admin plans show > plans.toml")]
+    Show,
+    /// Make the running appliance read the file of plans anew
+    #[command(after_help = "Example:\n  blockremote admin plans reload")]
+    Reload,
+}
+
+/// `admin licence`.
+#[derive(Args, Clone, Debug)]
+pub struct LicenceArgs {
+    /// The licence
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// For which company, by name or id [default: the first tenant]
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `admin user`.

@@ -8,9 +8,10 @@ use serde_json::json;
 use super::Outcome;
 use super::args::exit;
 use super::output::{self, Cell, Paint, Style};
+use crate::app::control::{self, Ask};
 use crate::app::place::Place;
 use crate::app::signing::{self, SigningPlace};
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, Paywall};
 use crate::crypto::certs;
 use crate::kernel::Clock;
 
@@ -30,6 +31,7 @@ pub(super) fn run(loaded: &Loaded, as_json: bool) -> Outcome {
         ("server certificate", server_certificate(config, &place)),
         ("free disk", free_disk(&place)),
         ("clock", clock()),
+        ("trials", trials(config, &place)),
     ];
     let healthy = checks.iter().all(|(_, verdict)| matches!(verdict, Verdict::Good(_)));
     if as_json {
@@ -143,6 +145,25 @@ fn free_disk(place: &Place) -> Verdict {
         }
         Err(e) => Verdict::Bad(format!("{}: {e}", parent.display())),
     }
+}
+
+/// A trial that ends unnoticed looks like an outage: devices are refused from one moment to the next.
+fn trials(config: &Config, place: &Place) -> Verdict {
+    if config.billing.paywall == Paywall::Off {
+        return Verdict::Good("no device is ever asked to be paid for (billing.paywall)".to_owned());
+    }
+    let Ok(Some(answer)) = control::ask(&place.control_socket(), &Ask::Trials) else {
+        return Verdict::Good("the appliance is not running; ask again when it is".to_owned());
+    };
+    let count = |name: &str| answer.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let (ending, refused) = (count("ending_soon"), count("refused"));
+    if ending + refused == 0 {
+        return Verdict::Good("none ends within two days".to_owned());
+    }
+    Verdict::Bad(format!(
+        "{ending} end within two days, {refused} devices are refused already; pay, install a licence (`blockremote admin \
+         licence`), or set billing.paywall = \"off\""
+    ))
 }
 
 fn clock() -> Verdict {

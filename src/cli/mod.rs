@@ -4,6 +4,7 @@ pub mod args;
 pub mod output;
 
 mod admin;
+mod admin_billing;
 mod admin_user;
 mod agent;
 mod attest;
@@ -107,6 +108,8 @@ fn dispatch(cli: &Cli) -> Outcome {
                 Command::Admin(AdminCommand::Token(TokenCommand::Revoke(args))) => {
                     admin::revoke_token(&loaded.config, args)
                 }
+                Command::Admin(AdminCommand::Plans(command)) => admin_billing::plans(&loaded.config, command),
+                Command::Admin(AdminCommand::Licence(args)) => admin_billing::licence(&loaded.config, args),
                 Command::Admin(AdminCommand::User(command)) => admin_user::run(&loaded.config, command),
                 Command::Intel(command) => intel::run(&loaded.config, command.clone()),
                 Command::Agent(_) | Command::Attest(_) | Command::Bench(_) => Ok(exit::DONE),

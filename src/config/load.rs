@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64ct::{Base64, Encoding};
 use serde_json::json;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -286,6 +287,18 @@ fn contradictions(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
                 .to_owned(),
         );
     }
+    let secrets = [
+        ("billing.webhook_secret", &config.billing.webhook_secret),
+        ("billing.webhook_secret_next", &config.billing.webhook_secret_next),
+        ("billing.webhook_secret_previous", &config.billing.webhook_secret_previous),
+    ];
+    let named = config.billing.provider_secrets.iter().map(|(_, secret)| ("billing.provider_secrets", secret));
+    for (name, secret) in secrets.into_iter().filter_map(|(name, s)| s.as_ref().map(|s| (name, s))).chain(named) {
+        if !is_webhook_secret(secret.expose()) {
+            let detail = format!("{name}: behind whsec_ there must be 24 to 64 bytes in base64");
+            contradict(name, name, detail);
+        }
+    }
     let listeners = [
         ("http.listen", config.http.listen),
         ("grpc.listen", config.grpc.listen),
@@ -304,6 +317,13 @@ fn contradictions(config: &Config, given: &Given, problems: &mut Vec<Problem>) {
             }
         }
     }
+}
+
+/// A secret of Standard Webhooks is base64 behind its prefix; any other text is a secret as it stands.
+fn is_webhook_secret(secret: &[u8]) -> bool {
+    let Some(encoded) = secret.strip_prefix(b"whsec_") else { return true };
+    let encoded = std::str::from_utf8(encoded).unwrap_or("");
+    Base64::decode_vec(encoded).is_ok_and(|key| (24..=64).contains(&key.len()))
 }
 
 fn notes(config: &Config, given: &Given) -> Vec<String> {

@@ -183,6 +183,18 @@ pub struct Enrollment {
 pub struct Billing {
     /// `None`: the webhook answers 503 `billing_not_configured`.
     pub webhook_secret: Option<Secret>,
+    /// Taken as well, while the gateway's secret is being changed.
+    pub webhook_secret_next: Option<Secret>,
+    /// Taken as well, while the gateway's secret is being changed.
+    pub webhook_secret_previous: Option<Secret>,
+    /// Gateways with a secret of their own.
+    pub provider_secrets: Vec<(String, Secret)>,
+    /// Where events may come from; empty: from anywhere.
+    pub webhook_allow: Vec<crate::kernel::network::Network>,
+    /// What changes the plans (TOML).
+    pub plans: Option<PathBuf>,
+    /// Public key that licences are signed with (PEM).
+    pub vendor_key: Option<PathBuf>,
     /// Whether unpaid devices are stopped.
     pub paywall: Paywall,
     /// From a device's registration.
@@ -389,7 +401,17 @@ impl Config {
                 play: None,
             },
             enrollment: Enrollment { open_tenant: None },
-            billing: Billing { webhook_secret: None, paywall: Paywall::Device, trial: none },
+            billing: Billing {
+                webhook_secret: None,
+                webhook_secret_next: None,
+                webhook_secret_previous: None,
+                provider_secrets: Vec::new(),
+                webhook_allow: Vec::new(),
+                plans: None,
+                vendor_key: None,
+                paywall: Paywall::Device,
+                trial: none,
+            },
             devices: Devices { max: 0 },
             anonymous: Anonymous { limiter: true, limit: 0, window: none },
             limits: Limits {

@@ -57,6 +57,7 @@ fn other_value(key: &Key) -> String {
         Kind::Choice(words) => words.iter().find(|(w, _)| *w != default).unwrap().0.to_owned(),
         Kind::Text(_) | Kind::Tenant(_) | Kind::Path(_) => "other".to_owned(),
         Kind::Secret { min, .. } => "s".repeat(min),
+        Kind::Secrets(_) => "gateway:0123456789abcdef".to_owned(),
         Kind::Networks(_) => "10.0.0.0/8".to_owned(),
         Kind::Origins(_) => "https://a.example".to_owned(),
         Kind::Names(_) => "a.example".to_owned(),

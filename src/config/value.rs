@@ -41,6 +41,22 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Fewest bytes of a secret in a list.
+const SECRET_BYTES_MIN: usize = 16;
+
+/// `name:secret`; what is wrong with it is said without it.
+fn named_secret(text: &str) -> Result<(String, Secret), String> {
+    let (name, secret) = text.split_once(':').ok_or("an element has no colon")?;
+    let name_fits = (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
+    if !name_fits {
+        return Err("a name before the colon must have 1 to 64 visible characters".to_owned());
+    }
+    if secret.len() < SECRET_BYTES_MIN {
+        return Err(format!("the secret of {} has {} bytes", quoted(name), secret.len()));
+    }
+    Ok((name.to_owned(), Secret::from(secret)))
+}
+
 /// What stands in place of a secret.
 pub const MASK: &str = "***";
 
@@ -160,6 +176,8 @@ pub enum Kind {
         /// Where it goes.
         set: fn(&mut Config, Secret),
     },
+    /// Secrets by name, each `name:secret`; never shown.
+    Secrets(fn(&mut Config, Vec<(String, Secret)>)),
     /// A list of addresses and networks.
     Networks(fn(&mut Config, Vec<Network>)),
     /// A list of web origins.
@@ -223,7 +241,7 @@ pub(super) fn quoted(text: &str) -> String {
 impl Kind {
     /// Whether the value must not be shown.
     pub fn is_secret(&self) -> bool {
-        matches!(self, Self::Secret { .. })
+        matches!(self, Self::Secret { .. } | Self::Secrets(_))
     }
 
     /// What may be written, as the end of "allowed is ...".
@@ -240,6 +258,7 @@ impl Kind {
             Self::Tenant(_) => "a tenant's name or id: 1 to 64 characters of A-Z a-z 0-9 . _ -".to_owned(),
             Self::Path(_) => "a path".to_owned(),
             Self::Secret { min, max, .. } => format!("a text of {min} to {max} bytes"),
+            Self::Secrets(_) => format!("a list of name:secret, the secrets of {SECRET_BYTES_MIN} bytes or more"),
             Self::Networks(_) => "a list of addresses and networks, such as 10.0.0.5 or 10.0.0.0/8".to_owned(),
             Self::Origins(_) => "a list of origins, such as https://console.example.org".to_owned(),
             Self::Names(_) => "a list of host names and addresses".to_owned(),
@@ -257,8 +276,10 @@ impl Kind {
             },
             Self::Switch(_) if text == "true" => Value::Switch(true),
             Self::Switch(_) if text == "false" => Value::Switch(false),
-            Self::Networks(_) | Self::Origins(_) | Self::Names(_) if text.trim().is_empty() => Value::List(Vec::new()),
-            Self::Networks(_) | Self::Origins(_) | Self::Names(_) => {
+            Self::Networks(_) | Self::Origins(_) | Self::Names(_) | Self::Secrets(_) if text.trim().is_empty() => {
+                Value::List(Vec::new())
+            }
+            Self::Networks(_) | Self::Origins(_) | Self::Names(_) | Self::Secrets(_) => {
                 Value::List(text.split(',').map(|t| t.trim().to_owned()).collect())
             }
             _ => Value::Text(text.to_owned()),
@@ -305,12 +326,13 @@ impl Kind {
                 }
                 set(config, Secret::from(t.as_str()));
             }
+            (Self::Secrets(set), Value::List(l)) => set(config, each(l, named_secret)?),
             (Self::Networks(set), Value::List(l)) => {
                 set(config, each(l, |t: &str| Network::from_str(t).map_err(|e| format!("{} {e}", quoted(t))))?)
             }
             (Self::Origins(set), Value::List(l)) => set(config, each(l, web_origin)?),
             (Self::Names(set), Value::List(l)) => set(config, each(l, SubjectName::from_str)?),
-            (Self::Networks(_) | Self::Origins(_) | Self::Names(_), Value::Text(_)) => {
+            (Self::Networks(_) | Self::Origins(_) | Self::Names(_) | Self::Secrets(_), Value::Text(_)) => {
                 return Err("it is a single text: put it into brackets".to_owned());
             }
             (Self::Secret { .. }, _) => return Err("it is not a text: put it into quotes".to_owned()),

@@ -1,9 +1,11 @@
 //! The nouns of the product, one folder each. A domain's `mod.rs` is its façade: other domains use nothing deeper.
 //!
-//! Who leans on whom, in this order and never back: audit, tenants, devices, killswitch, attestation, signals, iam.
+//! Who leans on whom, in this order and never back: audit, tenants, devices, killswitch, billing,
+//! attestation, signals, iam.
 
 pub mod attestation;
 pub mod audit;
+pub mod billing;
 pub mod devices;
 pub mod iam;
 pub mod killswitch;
@@ -20,6 +22,8 @@ pub struct Services {
     pub devices: devices::Devices,
     /// Commands and the sockets that carry them.
     pub killswitch: killswitch::KillSwitch,
+    /// What is paid, and what that allows.
+    pub billing: billing::Billing,
     /// Proofs of hardware.
     pub attestation: attestation::Attestation,
     /// Heartbeats and trust scores.

@@ -12,7 +12,7 @@ use crate::kernel::{Kind, Refusal, Timestamp};
 pub(super) fn authorize(access: Access, caller: &Caller, now: Timestamp) -> Result<(), Problem> {
     let forbidden = |detail: String| Refusal::new(Kind::Forbidden, "forbidden", detail);
     match (access, caller) {
-        (Access::Public(_) | Access::OptionalUser(_) | Access::Anonymous(_), _) => return Ok(()),
+        (Access::Public(_) | Access::Signed(_) | Access::OptionalUser(_) | Access::Anonymous(_), _) => return Ok(()),
         (Access::Enrolling(_), Caller::Public) => return Ok(()),
         (Access::Enrolling(_), Caller::Device(_)) => {}
         (Access::Session, Caller::User(_) | Caller::Device(_))

@@ -99,6 +99,18 @@ impl<T: DeserializeOwned + ToSchema + Validate> FromRequest for Json<T> {
     }
 }
 
+/// A JSON body is taken as the bytes that came; the handler parses them, once it checked a signature or by a standard's
+/// own rules.
+pub struct Raw<T>(pub Bytes, pub std::marker::PhantomData<T>);
+
+impl<T: ToSchema> FromRequest for Raw<T> {
+    const DOC: Doc = <T as Body>::DOC;
+    const QUERY: &'static [(&'static str, &'static str)] = &[];
+    fn from_request(input: &Input) -> Result<Self> {
+        Ok(Self(input.body.clone(), std::marker::PhantomData))
+    }
+}
+
 /// Parses and validates a JSON text of this type.
 pub fn parse<T: DeserializeOwned + ToSchema + Validate>(text: &[u8]) -> Result<T> {
     match serde_json::from_slice::<T>(text) {

@@ -136,6 +136,33 @@ pub(super) enum RefreshCookie {
     CrossSite,
 }
 
+/// What a request says of its signature: the headers of the schemes that are known here.
+#[derive(Default)]
+pub struct SignatureHeaders(Vec<(&'static str, String)>);
+
+impl SignatureHeaders {
+    const NAMES: [&'static str; 5] =
+        ["x-timestamp", "x-signature", "webhook-id", "webhook-timestamp", "webhook-signature"];
+
+    pub(super) fn of(headers: &hyper::header::HeaderMap) -> Self {
+        let all = |name| headers.get_all(name).iter().map(move |value| (name, value));
+        // What is no text fits no signature.
+        let text = |(name, value): (_, &hyper::header::HeaderValue)| (name, value.to_str().unwrap_or("").to_owned());
+        Self(Self::NAMES.into_iter().flat_map(all).map(text).collect())
+    }
+
+    /// Whether it is there.
+    pub fn any(&self, name: &str) -> bool {
+        self.0.iter().any(|(known, _)| *known == name)
+    }
+
+    /// The value of a header that is there once: of two, somebody may have added one.
+    pub fn once(&self, name: &str) -> Option<&str> {
+        let mut values = self.0.iter().filter(|(known, _)| *known == name).map(|(_, value)| value.as_str());
+        values.next().filter(|_| values.next().is_none())
+    }
+}
+
 /// What a handler gets.
 pub struct Context {
     pub(super) services: Arc<Services>,
@@ -150,6 +177,7 @@ pub struct Context {
     pub(super) enrollment: Option<String>,
     pub(super) cookie: RefreshCookie,
     pub(super) proven_key: Option<Binding>,
+    pub(super) signature: SignatureHeaders,
     pub(super) host: Option<String>,
     pub(super) idempotency_key: Option<String>,
     pub(super) rate: Arc<OnceLock<Decision>>,
@@ -194,6 +222,11 @@ impl Context {
                 Err(Refusal::new(Kind::Forbidden, "csrf_refused", detail).into())
             }
         }
+    }
+
+    /// The headers of a signed request; empty on a route that takes none.
+    pub const fn signature_headers(&self) -> &SignatureHeaders {
+        &self.signature
     }
 
     /// The host and port by which the client calls this appliance.
@@ -357,7 +390,7 @@ impl Context {
         if access != Access::Device(DeviceRule::Acting) {
             return Ok(());
         }
-        check_acting(device, self.now())
+        check_acting(&self.services, device, self.now())
     }
 }
 
@@ -368,13 +401,13 @@ pub(super) fn device_mismatch() -> Refusal {
 }
 
 /// 423 for a blocked device or tenant, 402 for one whose trial is over.
-pub(super) fn check_acting(caller: &DeviceCaller, now: Timestamp) -> Result<(), Error> {
+pub(super) fn check_acting(services: &Services, caller: &DeviceCaller, now: Timestamp) -> Result<(), Error> {
     let entry = &caller.entry;
     if entry.is_blocked() || caller.tenant.is_engaged() {
         return Err(device_blocked().into());
     }
-    if entry.must_pay(now) {
-        return Err(crate::domains::devices::payment_required(entry, now).into());
+    if services.billing.must_pay(entry, &caller.tenant, now) {
+        return Err(services.billing.payment_required(entry, now).into());
     }
     Ok(())
 }

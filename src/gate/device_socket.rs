@@ -17,7 +17,6 @@ use crate::domains::signals::api::{self, HeartbeatRequest};
 use crate::kernel::context::Origin;
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::{CommandId, DeviceId};
-use crate::kernel::rate::Quota;
 use crate::kernel::{Error, Kind, Refusal};
 use crate::net::ws::{Driver, Driving, Push, code};
 
@@ -196,7 +195,7 @@ impl DeviceSocket {
         if beat.device_id() != Some(&self.entry().id) {
             return Err(device_mismatch().into());
         }
-        check_acting(&self.caller, self.gate.clock.now())?;
+        check_acting(&self.gate.services, &self.caller, self.gate.clock.now())?;
         let beat = beat.into_heartbeat(self.gate.clock.now());
         let signals = &self.gate.services.signals;
         signals.heartbeat(self.entry(), self.caller.session.id, Some(self.caller.jti), beat, self.origin.clone()).await
@@ -225,8 +224,7 @@ impl DeviceSocket {
         if self.caller.tenant.is_suspended() {
             return Err(crate::domains::tenants::suspended().into());
         }
-        let quota = Quota::per_minute(self.entry().tier().heartbeats_per_minute());
-        check_rate(&self.entry().rate.admit(quota, self.gate.clock.now()))
+        check_rate(&self.gate.admit_heartbeat(&self.caller, self.gate.clock.now()))
     }
 
     fn error(&self, error: Error) -> Vec<Push> {

@@ -32,8 +32,8 @@ mod schema;
 mod socket;
 
 pub use answer::{Answer, Reply};
-pub use body::{Body, FromRequest, Json, Nothing};
-pub use context::{Caller, Context, DeviceCaller, MachineCaller, UserCaller};
+pub use body::{Body, FromRequest, Json, Nothing, Raw, parse};
+pub use context::{Caller, Context, DeviceCaller, MachineCaller, SignatureHeaders, UserCaller};
 pub use limiter::Quotas;
 pub use params::{Params, Query, Values};
 pub use pipeline::{Gate, GateSettings};

@@ -50,6 +50,7 @@ pub fn document() -> Value {
 pub fn who(access: Access) -> String {
     match access {
         Access::Public(why) => format!("everybody ({why})"),
+        Access::Signed(why) => format!("whoever signs the body with a shared secret ({why})"),
         Access::OptionalUser(why) => format!("everybody, or a user ({why})"),
         Access::Enrolling(why) => format!("a device, or who shows an enrollment token ({why})"),
         Access::Anonymous(why) => format!("everybody, within a quota for callers without credentials ({why})"),
@@ -97,7 +98,7 @@ fn operation(route: &Route) -> Value {
             members.insert("requestBody".to_owned(), json!({ "required": true, "content": content }));
         }
         let security = match route.access {
-            Access::Public(_) => json!([]),
+            Access::Public(_) | Access::Signed(_) => json!([]),
             Access::OptionalUser(_) => json!([{}, { "access_token": [] }]),
             _ => json!([{ "access_token": [] }]),
         };
@@ -176,8 +177,10 @@ fn problems(route: &Route) -> Vec<(u16, &'static str)> {
     if route.path.contains('{') || !route.endpoint.query.is_empty() || route.path.contains("logout") {
         out.push((404, "Absent, or another tenant's."));
     }
-    if matches!(route.access, Access::Device(_)) {
+    if matches!(route.access, Access::Device(_)) || route.path == "/v1/billing/status" {
         out.push((402, "Trial over and nothing paid."));
+    }
+    if matches!(route.access, Access::Device(_)) {
         out.push((423, "The device is blocked."));
     }
     if route.verb == Verb::Ws {

@@ -13,7 +13,7 @@ use super::authn::{Authenticator, credential};
 use super::authorize::authorize;
 use super::binding::{Head, Scheme};
 use super::body::Input;
-use super::context::{Caller, Context, unauthenticated};
+use super::context::{Caller, Context, DeviceCaller, SignatureHeaders, unauthenticated};
 use super::cors;
 use super::dpop::ProofPolicy;
 use super::facts::{Facts, host_of};
@@ -29,7 +29,7 @@ use crate::domains::iam::{AnonymousCaller, looks_like_api_key};
 use crate::kernel::clock::Stopwatch;
 use crate::kernel::network::network_of;
 use crate::kernel::rate::{Decision, Quota};
-use crate::kernel::{Clock, Error, Kind, Random, Refusal};
+use crate::kernel::{Clock, Error, Kind, Random, Refusal, Timestamp};
 use crate::net::Peer;
 use crate::net::http::Drain;
 use crate::observe::Metrics;
@@ -220,7 +220,8 @@ impl Gate {
         };
         authorize(route.access, &caller, self.clock.now())?;
         // Behind the rate: a proof costs a signature check, and here anybody may bring one. Bad ones have a budget.
-        let asks_for_tokens = matches!(caller, Caller::Public) && route.verb == Verb::Post;
+        let signed = matches!(route.access, Access::Signed(_));
+        let asks_for_tokens = matches!(caller, Caller::Public) && route.verb == Verb::Post && !signed;
         let proven_key = if asks_for_tokens {
             let proven = self.proven_key(head, facts).map_err(Problem::from);
             proven.inspect_err(|problem| extras.rate = out_of_budget(problem).or(extras.rate))?
@@ -254,6 +255,10 @@ impl Gate {
             enrollment: credential(&parts.headers, "Enrollment").map(str::to_owned),
             cookie: self.refresh_cookie(&parts.uri, &parts.headers),
             proven_key,
+            signature: match route.access {
+                Access::Signed(_) => SignatureHeaders::of(&parts.headers),
+                _ => SignatureHeaders::default(),
+            },
             host: host_of(&parts.uri, &parts.headers).map(str::to_owned),
             idempotency_key: header("idempotency-key").map(str::to_owned),
             rate: Arc::clone(&rate),
@@ -264,7 +269,7 @@ impl Gate {
     }
 
     fn authenticate(&self, access: Access, head: Head<'_>, facts: &Facts) -> Result<Caller, Problem> {
-        if matches!(access, Access::Public(_)) {
+        if matches!(access, Access::Public(_) | Access::Signed(_)) {
             return Ok(Caller::Public);
         }
         let bearer = credential(head.headers, "Bearer").map(|token| (Scheme::Bearer, token));
@@ -311,14 +316,12 @@ impl Gate {
     fn count(&self, class: RateClass, caller: &Caller, facts: &Facts, extras: &mut Extras) -> Result<(), Problem> {
         let now = self.clock.now();
         if let Caller::Device(device) = caller {
-            extras.tier = Some(device.entry.tier().name());
+            extras.tier = Some(self.services.billing.tier(&device.entry, &device.tenant, now).name());
         }
         let session = caller.session().map_or(0, |s| u128::from_be_bytes(s.id.to_bytes()));
         let decision = match (class, caller) {
             (RateClass::Unlimited | RateClass::Login, _) => return Ok(()),
-            (RateClass::PlanTier, Caller::Device(device)) => {
-                device.entry.rate.admit(Quota::per_minute(device.entry.tier().heartbeats_per_minute()), now)
-            }
+            (RateClass::PlanTier, Caller::Device(device)) => self.admit_heartbeat(device, now),
             (_, Caller::Public | Caller::Anonymous(_)) => self.limiter.public(facts.ip, now),
             (_, Caller::Machine(machine)) => {
                 machine.key.rate.admit(Quota::per_minute(machine.key.requests_per_minute()), now)
@@ -331,6 +334,13 @@ impl Gate {
         };
         extras.rate = Some(decision);
         check_rate(&decision).map_err(Problem::from)
+    }
+
+    /// Whether the device's subscription admits one more heartbeat, whichever way it comes.
+    pub(super) fn admit_heartbeat(&self, device: &DeviceCaller, now: Timestamp) -> Decision {
+        let billing = &self.services.billing;
+        let tier = billing.tier(&device.entry, &device.tenant, now);
+        device.entry.rate.admit(Quota::per_minute(billing.heartbeats_per_minute(tier)), now)
     }
 
     /// Reads on, within bounds, what is left of a body that was not wanted: a connection that is closed on unread bytes is

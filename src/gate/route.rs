@@ -68,6 +68,8 @@ pub enum Access {
     OptionalUser(&'static str),
     /// A device: with its own token, or with `Authorization: Enrollment ...`, which the handler looks at, and why.
     Enrolling(&'static str),
+    /// Whoever signs the body with a secret that it shares with the appliance, which the handler checks, and why.
+    Signed(&'static str),
     /// Everybody: a caller without credentials gets a token and a quota of its own, and why.
     Anonymous(&'static str),
     /// A person with this permission, or a program whose scopes include it.
@@ -100,7 +102,7 @@ impl Access {
 
     /// Whether programs are let in.
     pub const fn admits_programs(self) -> bool {
-        matches!(self, Self::User(_) | Self::UserOrDevice(_) | Self::Anonymous(_) | Self::Public(_))
+        matches!(self, Self::User(_) | Self::UserOrDevice(_) | Self::Anonymous(_) | Self::Public(_) | Self::Signed(_))
     }
 }
 

@@ -5,8 +5,8 @@
 
 use super::route::{
     Access::{
-        Anonymous, AnyUser, Device, Enrolling, FreshAnyUser, FreshUser, OptionalUser, Public, Session, TwoFactorUser,
-        User, UserOrDevice,
+        Anonymous, AnyUser, Device, Enrolling, FreshAnyUser, FreshUser, OptionalUser, Public, Session, Signed,
+        TwoFactorUser, User, UserOrDevice,
     },
     AuditClass::{self, Change, Nothing as Unaudited, Write},
     DeviceRule::{Acting, Any},
@@ -16,13 +16,13 @@ use super::route::{
     },
     Route, Verb,
 };
-use super::{Json, Nothing, Query};
+use super::{Json, Nothing, Query, Raw};
 use super::{docs, ops};
 use crate::domains::iam::Permission::{
-    DevicesCommand, DevicesRead, DevicesWrite, KeysRead, KeysWrite, KillSwitchEngage, SystemAdmin, TrustWrite,
-    UsersRead, UsersWrite,
+    BillingRead, BillingWrite, DevicesCommand, DevicesRead, DevicesWrite, KeysRead, KeysWrite, KillSwitchEngage,
+    SystemAdmin, TrustWrite, UsersRead, UsersWrite,
 };
-use crate::domains::{attestation, audit, devices, iam, killswitch, signals};
+use crate::domains::{attestation, audit, billing, devices, iam, killswitch, signals};
 use crate::endpoint;
 
 const KIB: usize = 1024;
@@ -143,6 +143,13 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Get,    "/v1/security/trust-score",                        UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(signals::api::trust_score, Query<signals::api::DeviceQuery> => 200 signals::api::TrustScoreResponse),  "How far a device is trusted, and why"),
     row(Verb::Ws,     "/v1/security/kill-switch",                        Device(Any),                                  Handshake,  NO_BODY,  Change,    endpoint!(docs::socket, Nothing => 101 docs::NoBody),                                                            "The kill-switch socket (WebSocket)"),
     row(Verb::Ws,     "/v1/signals",                                     Device(Any),                                  Handshake,  NO_BODY,  Change,    endpoint!(docs::socket, Nothing => 101 docs::NoBody),                                                            "The kill-switch socket, for older clients"),
+    row(Verb::Get,    "/v1/plans",                                       Public("prices are no secret"),               ByNetwork,  NO_BODY,  Unaudited, endpoint!(billing::api::plans, Nothing => 200 billing::api::PlanList),                                            "The plans, with what they hold"),
+    row(Verb::Post,   "/v1/billing/webhook",                             Signed("the billing gateway has no account"),  ByNetwork,  64 * KIB, Write,     endpoint!(billing::api::webhook, Raw<billing::api::EventRequest> => 200 billing::api::SubscriptionView),  "What the billing gateway says of a device's subscription; 202 while the device is not known"),
+    row(Verb::Get,    "/v1/billing/events",                              User(BillingRead),                            Read,       NO_BODY,  Unaudited, endpoint!(billing::api::events, Query<billing::api::EventQuery> => 200 billing::api::BillingEventList),           "What the billing gateway said, newest first"),
+    row(Verb::Get,    "/v1/billing/subscription",                        UserOrDevice(BillingRead),                    Read,       NO_BODY,  Unaudited, endpoint!(billing::api::subscription, Query<billing::api::WhichDevice> => 200 billing::api::SubscriptionView),    "A device's subscription"),
+    row(Verb::Get,    "/v1/billing/status",                              UserOrDevice(BillingRead),                    Read,       NO_BODY,  Unaudited, endpoint!(billing::api::status, Query<billing::api::WhichDevice> => 200 billing::BillingStatus),                  "Whether a device may act, and until when; 402 once it must be paid for"),
+    row(Verb::Get,    "/v1/billing/licence",                             User(BillingRead),                            Read,       NO_BODY,  Unaudited, endpoint!(billing::api::licence, Nothing => 200 billing::api::LicenceView),                                       "The company's licence"),
+    row(Verb::Put,    "/v1/billing/licence",                             User(BillingWrite),                           Writes,     16 * KIB, Write,     endpoint!(billing::api::install_licence, Json<billing::api::LicenceRequest> => 200 billing::api::LicenceView),    "Install a licence that the vendor signed"),
     row(Verb::Get,    "/v1/audit/logs",                                  UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(audit::api::logs, Query<audit::api::LogQuery> => 200 audit::api::AuditList),                           "The forensic log, newest first"),
     row(Verb::Get,    "/v1/tenants",                                     User(SystemAdmin),                            Read,       NO_BODY,  Unaudited, endpoint!(iam::api::tenants::list, Query<iam::api::tenants::PageQuery> => 200 iam::api::tenants::TenantList),     "Tenants of the appliance"),
     row(Verb::Post,   "/v1/tenants",                                     User(SystemAdmin),                            Writes,     16 * KIB, Write,     endpoint!(iam::api::tenants::create, Json<iam::api::tenants::TenantRequest> => 201 iam::api::tenants::TenantView), "Make a tenant and its first administrator"),

@@ -113,7 +113,7 @@ fn driver(
     }
     let now = gate.clock.now();
     check_rate(&gate.limiter.handshake(caller.entry.no.0, now)).map_err(Closing::Refuse)?;
-    let mode = match check_acting(&caller, now) {
+    let mode = match check_acting(&gate.services, &caller, now) {
         Err(Error::Refused(refusal)) if refusal.kind == Kind::PaymentRequired => Mode::Paywall,
         Ok(()) if full && !caller.tenant.is_suspended() => Mode::Full,
         _ => Mode::CommandsOnly,

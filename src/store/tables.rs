@@ -84,6 +84,12 @@ tables! {
     STATUS_LISTS = "status_lists", Appliance;
     /// name, 0 -> raw: the list's file as it was imported.
     STATUS_LIST_FILES = "status_list_files", Appliance;
+    /// user, 0, device id, 0 -> subscription, with its tenant once the device is known.
+    SUBSCRIPTIONS = "subscriptions", Member;
+    /// provider, 0, its event id, 0 -> billing event, with its tenant once the device is known.
+    BILLING_EVENTS = "billing_events", Member;
+    /// tenant, number -> raw key of the billing event; zeros for the tenant while it is not known.
+    BILLING_EVENT_LOG = "billing_event_log", Key;
     /// tenant, device id, 0, seq -> kill-switch command with the exact bytes of its frame.
     COMMANDS = "commands", Key;
     /// tenant, device id, 0, command id -> raw seq.

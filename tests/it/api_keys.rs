@@ -303,7 +303,10 @@ async fn a_key_may_exactly_what_its_scopes_say_on_every_row() -> Done {
     for route in public_rows().filter(|r| r.verb != Verb::Ws) {
         let method = route.verb.method();
         // What is open to everybody asks for no scope.
-        if matches!(route.access, Access::Public(_) | Access::OptionalUser(_) | Access::Anonymous(_)) {
+        if matches!(
+            route.access,
+            Access::Public(_) | Access::Signed(_) | Access::OptionalUser(_) | Access::Anonymous(_)
+        ) {
             continue;
         }
         let call = world.recipe(route, Who::Admin).await?;

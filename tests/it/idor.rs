@@ -257,7 +257,7 @@ async fn an_object_of_others_and_none_at_all_are_the_same_answer_on_every_row() 
             |of: fn(&Kind) -> &'static str| -> Ids { kinds.iter().map(|k| (k.name, of(k).to_owned())).collect() };
         let (absent, malformed) = (path(route, &pick(|k| k.absent)), path(route, &pick(|k| k.malformed)));
         let request_body = world.recipe(route, Who::Admin).await?.body;
-        let make = |path: &str| Call { path: path.to_owned(), body: request_body.clone(), token: None };
+        let make = |path: &str| Call::of(path, request_body.clone());
         let mine = own.make(&world.server, route).await?;
         let theirs = neighbour.make(&world.server, route).await?;
         let gone = own.make(&world.server, route).await?;

@@ -9,6 +9,7 @@ mod api_keys;
 mod attest;
 mod attestation;
 mod bad_input;
+mod billing;
 mod bound_tokens;
 mod cli;
 mod client_certificates;

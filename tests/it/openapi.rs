@@ -104,7 +104,7 @@ async fn an_operation_says_who_may_call_what_it_takes_and_what_it_answers() -> D
             assert!(status.parse::<u16>().is_ok_and(|s| (100..600).contains(&s)), "{about} {status}");
         }
         assert_eq!(operation.get("requestBody").is_some(), route.body_max > 0, "{about}");
-        let open = matches!(route.access, Access::Public(_) | Access::OptionalUser(_));
+        let open = matches!(route.access, Access::Public(_) | Access::Signed(_) | Access::OptionalUser(_));
         assert!(open || operation.get("security").is_some(), "{about} does not demand a token");
         let declared: BTreeSet<String> = operation["parameters"]
             .as_array()
@@ -188,6 +188,10 @@ async fn request_schemas_are_closed_and_name_what_is_required() -> Done {
     for (path, _, operation) in operations(&document) {
         let reference = text(&operation["requestBody"]["content"]["application/json"]["schema"], "$ref");
         if reference.is_empty() {
+            continue;
+        }
+        // The gateway may be of a later release than the appliance.
+        if path == "/v1/billing/webhook" {
             continue;
         }
         let schema = document.pointer(reference.trim_start_matches('#')).cloned().unwrap_or_default();

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::app::{App, Environment};
 use crate::cli::Failure;
 use crate::config::Config;
-use crate::domains::devices::{self, PlanTier, SensorsDeclared};
+use crate::domains::devices::{self, Paid, SensorsDeclared};
 use crate::domains::iam::{Enrollment, EnrollmentBy, TokenPair};
+use crate::domains::tenants::PlanTier;
 use crate::kernel::Error;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::DeviceId;
@@ -92,7 +93,7 @@ impl Place {
                     services.iam.session(enrolled.pair.session).map(|s| s.tenant).ok_or(Error::OutcomeUnknown)?;
                 let pay = move |tx: &mut crate::store::Tx<'_>| {
                     if let Some(mut device) = devices::load(tx, tenant, &paid)? {
-                        device.tier = PlanTier::Paid;
+                        device.paid = Some(Paid { tier: PlanTier::Paid, until: None });
                         devices::save(tx, &registry, &device)?;
                     }
                     Ok(())

@@ -138,6 +138,16 @@ pub enum Action {
     CommandEnforced,
     /// A device could not carry a command out.
     CommandFailed,
+    /// The billing gateway changed a device's subscription.
+    SubscriptionUpdated,
+    /// The billing gateway said something that changed no device.
+    BillingEventReceived,
+    /// A device's trial or paid time is over.
+    PaymentRequired,
+    /// A device is paid for again.
+    PaymentSettled,
+    /// A licence was installed.
+    LicenceInstalled,
     /// The kill switch of the whole tenant was engaged.
     KillSwitchEngaged,
     /// The kill switch of the whole tenant was released.

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::model::{BlockCause, Device, DeviceState, PlanTier};
+use super::model::{BlockCause, Device, DeviceState};
+use crate::domains::tenants::PlanTier;
 use crate::gate::{Context, Json, Nothing, Params, Query, Reply, Validate, Values};
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::{DeviceId, UserId};
@@ -36,7 +37,7 @@ pub struct DeviceView {
     pub has_key: bool,
     /// The newest score.
     pub trust_score: u8,
-    /// Its subscription.
+    /// What is paid for it; `trial` where nothing is.
     pub plan_tier: PlanTier,
     /// When its trial ends.
     #[schema(value_type = String, format = DateTime)]
@@ -72,6 +73,7 @@ list_of! {
 
 fn view(ctx: &Context, device: Device) -> DeviceView {
     let live = ctx.services().devices.entry(device.tenant, &device.id);
+    let plan_tier = device.paid_tier(ctx.now()).unwrap_or(PlanTier::Trial);
     let (state, blocked) = match device.state {
         DeviceState::Active => ("active", None),
         DeviceState::Blocked { cause, reason, at } => ("blocked", Some(BlockedView { cause, reason, at })),
@@ -95,7 +97,7 @@ fn view(ctx: &Context, device: Device) -> DeviceView {
         blocked,
         sensors,
         has_key: device.public_key.is_some(),
-        plan_tier: device.tier,
+        plan_tier,
         trial_expires_at: device.trial_expires_at,
         registered_at: device.registered_at,
         enrolled_at: device.enrolled_at,

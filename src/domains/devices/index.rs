@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 
 use arc_swap::ArcSwap;
 
-use super::model::{Device, PlanTier};
+use super::model::Device;
+use crate::domains::tenants::PlanTier;
 use crate::kernel::Result;
 use crate::kernel::ids::{DeviceId, DeviceNo, TenantId};
 use crate::kernel::rate::SlidingWindow;
@@ -26,8 +27,10 @@ pub struct DeviceEntry {
     pub rate: SlidingWindow,
     blocked: AtomicBool,
     removed: AtomicBool,
-    tier: AtomicU8,
     trial_expires_ms: AtomicI64,
+    paid_tier: AtomicU8,
+    /// `i64::MAX`: until further notice; `i64::MIN`: nothing is paid.
+    paid_until_ms: AtomicI64,
     score: AtomicU8,
     last_seen_ms: AtomicI64,
     row: ArcSwap<Device>,
@@ -42,8 +45,9 @@ impl DeviceEntry {
             rate: SlidingWindow::default(),
             blocked: AtomicBool::new(false),
             removed: AtomicBool::new(false),
-            tier: AtomicU8::new(0),
             trial_expires_ms: AtomicI64::new(0),
+            paid_tier: AtomicU8::new(0),
+            paid_until_ms: AtomicI64::new(i64::MIN),
             score: AtomicU8::new(TrustScore::MAX.points()),
             last_seen_ms: AtomicI64::new(0),
             row: ArcSwap::from_pointee(device.clone()),
@@ -53,7 +57,9 @@ impl DeviceEntry {
     }
 
     fn apply(&self, device: Device) {
-        self.tier.store(device.tier as u8, Ordering::Relaxed);
+        let paid_until_ms = device.paid.map_or(i64::MIN, |p| p.until.map_or(i64::MAX, Timestamp::as_millis));
+        self.paid_tier.store(device.paid.map_or(0, |p| p.tier as u8), Ordering::Relaxed);
+        self.paid_until_ms.store(paid_until_ms, Ordering::Relaxed);
         self.trial_expires_ms.store(device.trial_expires_at.as_millis(), Ordering::Relaxed);
         self.blocked.store(device.is_blocked(), Ordering::Release);
         self.row.store(Arc::new(device));
@@ -69,15 +75,17 @@ impl DeviceEntry {
         self.removed.load(Ordering::Acquire)
     }
 
-    /// Whether the trial is over and nothing is paid.
-    pub fn must_pay(&self, now: Timestamp) -> bool {
-        self.tier() == PlanTier::Trial && now.as_millis() >= self.trial_expires_ms.load(Ordering::Relaxed)
+    /// Whether the trial is over at this moment of the trials' clock.
+    pub fn trial_is_over(&self, trial_now: Timestamp) -> bool {
+        trial_now.as_millis() >= self.trial_expires_ms.load(Ordering::Relaxed)
     }
 
-    /// What it may use.
-    pub fn tier(&self) -> PlanTier {
-        const TIERS: [PlanTier; 4] = [PlanTier::Trial, PlanTier::PaidBasic, PlanTier::Paid, PlanTier::Enterprise];
-        TIERS.get(usize::from(self.tier.load(Ordering::Relaxed))).copied().unwrap_or(PlanTier::Trial)
+    /// The tier that is paid for at this moment.
+    pub fn paid_tier(&self, now: Timestamp) -> Option<PlanTier> {
+        if now.as_millis() >= self.paid_until_ms.load(Ordering::Relaxed) {
+            return None;
+        }
+        PlanTier::ALL.get(usize::from(self.paid_tier.load(Ordering::Relaxed))).copied()
     }
 
     /// Everything that is stored about it.

@@ -11,33 +11,15 @@ mod model;
 mod store;
 
 pub use index::DeviceEntry;
-pub use model::{AttestationLevel, BlockCause, Device, DeviceState, PlanTier, ProofMark, SensorsDeclared};
+pub use model::{AttestationLevel, BlockCause, Device, DeviceState, Paid, ProofMark, SensorsDeclared};
 pub use store::{Blocked, Tombstone, block, load, remove, save, take_tombstone, tombstone, unblock};
 
 use std::sync::Arc;
 
 use crate::domains::tenants;
 use crate::kernel::ids::{DeviceId, DeviceNo, TenantId};
-use crate::kernel::{Kind, Refusal, Result, Timestamp, limits};
+use crate::kernel::{Result, limits};
 use crate::store::{Snapshot, Store};
-
-/// 402: the trial is over and nothing is paid.
-pub fn payment_required(entry: &DeviceEntry, now: Timestamp) -> Refusal {
-    let device = entry.device();
-    let detail = "The device's trial is over and nothing is paid for it. Its kill switch goes on working.";
-    let billing = serde_json::json!({
-        "plan": device.tier.name(),
-        "premium": false,
-        "trial": false,
-        "trial_expired": true,
-        "trial_days_remaining": device.trial_days_remaining(now),
-        "is_active": false,
-        "expires_at": device.trial_expires_at,
-        "device_id": device.id,
-    });
-    let extra = billing.as_object().cloned().map(Box::new);
-    Refusal { extra, ..Refusal::new(Kind::PaymentRequired, "trial_expired", detail) }
-}
 
 /// One page of devices, by name.
 pub struct Page {

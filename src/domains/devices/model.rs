@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::Jwk;
+use crate::domains::tenants::PlanTier;
 use crate::kernel::Timestamp;
 use crate::kernel::ids::{DeviceId, DeviceNo, SessionId, TenantId, UserId};
 use crate::store::Row;
@@ -24,40 +25,13 @@ impl Default for SensorsDeclared {
     }
 }
 
-/// What a device's subscription allows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PlanTier {
-    /// The first days after enrollment.
-    Trial,
-    /// Small plan.
-    PaidBasic,
-    /// Full plan.
-    Paid,
-    /// By contract.
-    Enterprise,
-}
-
-impl PlanTier {
-    /// Heartbeats a minute.
-    pub const fn heartbeats_per_minute(self) -> u32 {
-        match self {
-            Self::Trial => 120,
-            Self::PaidBasic => 600,
-            Self::Paid => 1_200,
-            Self::Enterprise => 6_000,
-        }
-    }
-
-    /// As on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Trial => "trial",
-            Self::PaidBasic => "paid_basic",
-            Self::Paid => "paid",
-            Self::Enterprise => "enterprise",
-        }
-    }
+/// What is paid for a device. Billing decides it and keeps the subscription behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Paid {
+    /// Never `trial`.
+    pub tier: PlanTier,
+    /// `None`: until further notice.
+    pub until: Option<Timestamp>,
 }
 
 /// Who or what blocked a device.
@@ -175,10 +149,14 @@ pub struct Device {
     pub session: Option<SessionId>,
     /// Whether it may act.
     pub state: DeviceState,
-    /// What it may use.
-    pub tier: PlanTier,
     /// When the trial ends.
     pub trial_expires_at: Timestamp,
+    /// What is paid for it.
+    #[serde(default)]
+    pub paid: Option<Paid>,
+    /// Whether it was told that nothing is paid for it any more, and nothing was since.
+    #[serde(default)]
+    pub told_to_pay: bool,
     /// `seq` of the newest command; rises, never repeats.
     pub command_seq: u64,
     /// No command below this one is unfinished.
@@ -195,9 +173,9 @@ impl Device {
         matches!(self.state, DeviceState::Blocked { .. })
     }
 
-    /// Whether the trial is over and nothing is paid.
-    pub fn must_pay(&self, now: Timestamp) -> bool {
-        self.tier == PlanTier::Trial && now >= self.trial_expires_at
+    /// The tier that is paid for at this moment.
+    pub fn paid_tier(&self, now: Timestamp) -> Option<PlanTier> {
+        self.paid.filter(|paid| paid.until.is_none_or(|until| now < until)).map(|paid| paid.tier)
     }
 
     /// Whole days of trial that are left, a begun day counting as one.

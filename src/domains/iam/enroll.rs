@@ -9,7 +9,7 @@ use super::{Iam, SessionEntry, enrollment_tokens};
 use crate::crypto::{Jwk, OpaqueToken, TokenKind, sha256};
 use crate::domains::attestation::{self, Evidence, Judged, Taken};
 use crate::domains::audit::{self, Action, NewEntry};
-use crate::domains::devices::{self, Device, DeviceState, PlanTier, SensorsDeclared};
+use crate::domains::devices::{self, Device, DeviceState, SensorsDeclared};
 use crate::domains::tenants::{self, AttestationPolicy, EnrollmentPolicy, TenantState};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, DeviceNo, EnrollmentId, TenantId, UserId};
@@ -154,16 +154,18 @@ impl Iam {
             }
             None => {
                 let no = DeviceNo(tx.next_number("device_no")?);
-                let fresh = registered(no, right.tenant, right.owner, wanted, now, inner.settings.trial);
+                let fresh = registered(no, right.tenant, right.owner, wanted, now, inner.billing.trial_end(now));
                 let proof = inner.attestation.mark(tx, right.tenant, &wanted.device_id)?;
                 let fresh = Device { proof, ..fresh };
-                match earlier {
+                let mut device = match earlier {
                     Some(earlier) => {
                         devices::take_tombstone(tx, right.tenant, &wanted.device_id)?;
                         earlier.returns_as(fresh)
                     }
                     None => fresh,
-                }
+                };
+                inner.billing.welcome(tx, &mut device, origin)?;
+                device
             }
         };
         let proof = Proof { binding: wanted.binding.clone(), ..Proof::default() };
@@ -361,7 +363,7 @@ fn registered(
     owner: UserId,
     wanted: &Enrollment,
     now: Timestamp,
-    trial: Duration,
+    trial_expires_at: Timestamp,
 ) -> Device {
     Device {
         no,
@@ -377,8 +379,9 @@ fn registered(
         enrolled_at: now,
         session: None,
         state: DeviceState::Active,
-        tier: PlanTier::Trial,
-        trial_expires_at: now.plus(trial),
+        trial_expires_at,
+        paid: None,
+        told_to_pay: false,
         command_seq: 0,
         oldest_open_command_seq: 1,
         proof: None,

@@ -70,6 +70,7 @@ use std::time::Duration;
 use crate::crypto::keyring::KeyRing;
 use crate::crypto::{JwtPolicy, SealingKey, hmac_sha256, password};
 use crate::domains::attestation::Attestation;
+use crate::domains::billing::Billing;
 use crate::domains::devices::Devices;
 use crate::domains::killswitch::KillSwitch;
 use crate::domains::signals::Signals;
@@ -91,8 +92,6 @@ pub struct Settings {
     pub refresh_ttl: Duration,
     /// Life of a refresh family, however often it rotates.
     pub refresh_absolute: Duration,
-    /// Life of a device's trial.
-    pub trial: Duration,
     /// Devices on the whole appliance.
     pub devices_max: usize,
     /// The tenant that anybody on the network may enroll into.
@@ -122,6 +121,7 @@ struct Inner {
     store: Store,
     tenants: Tenants,
     devices: Devices,
+    billing: Billing,
     attestation: Attestation,
     killswitch: KillSwitch,
     signals: Signals,
@@ -152,6 +152,8 @@ pub struct Parts {
     pub tenants: Tenants,
     /// The registry.
     pub devices: Devices,
+    /// What is paid, and what that allows.
+    pub billing: Billing,
     /// For proofs that come with an enrollment.
     pub attestation: Attestation,
     /// For the lock that answers a stolen refresh token.
@@ -213,6 +215,7 @@ impl Iam {
                 store,
                 tenants: parts.tenants,
                 devices: parts.devices,
+                billing: parts.billing,
                 attestation: parts.attestation,
                 killswitch: parts.killswitch,
                 signals: parts.signals,

@@ -1,5 +1,7 @@
 //! Opening, refreshing and ending sessions.
 
+use std::time::Duration;
+
 use base64ct::{Base64UrlUnpadded, Encoding};
 
 use super::model::{self, Binding, EndCause, SessionRow, SessionView};
@@ -12,7 +14,7 @@ use crate::domains::tenants::{self, TenantState};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, SessionId, TenantId, UserId};
 use crate::kernel::rate::Quota;
-use crate::kernel::{Error, Kind, Refusal, Result};
+use crate::kernel::{Error, Kind, Refusal, Result, Timestamp};
 use crate::store::Tx;
 use crate::store::tables::{Key, SESSIONS, SESSIONS_BY_USER};
 
@@ -107,7 +109,7 @@ impl Iam {
                 generation: 1,
                 salt: Base64UrlUnpadded::encode_string(&inner.random.bytes::<16>()),
                 rotated_at: None,
-                expires_at: now.plus(inner.settings.refresh_ttl),
+                expires_at: now.plus(self.refresh_ttl(device, now)),
                 absolute_expires_at: now.plus(inner.settings.refresh_absolute),
                 fingerprint,
             },
@@ -120,6 +122,12 @@ impl Iam {
         tx.put_raw(SESSIONS_BY_USER, user_key(tenant, user).bytes(id.to_bytes()), &[])?;
         self.save_session(tx, &row)?;
         Ok(row)
+    }
+
+    /// How long a refresh token lives after its last use; of a device, as its plan says.
+    fn refresh_ttl(&self, device: Option<&Device>, now: Timestamp) -> Duration {
+        let by_plan = device.and_then(|device| self.inner.billing.refresh_ttl(device, now));
+        by_plan.unwrap_or(self.inner.settings.refresh_ttl)
     }
 
     pub(super) fn save_session(&self, tx: &mut Tx<'_>, row: &SessionRow) -> Result<()> {
@@ -215,7 +223,8 @@ impl Iam {
             Rotation::Next => {
                 row.family.generation += 1;
                 row.family.rotated_at = Some(now);
-                row.family.expires_at = now.plus(inner.settings.refresh_ttl).min(row.family.absolute_expires_at);
+                row.family.expires_at =
+                    now.plus(self.refresh_ttl(device.as_ref(), now)).min(row.family.absolute_expires_at);
                 row.last_refresh_at = now;
                 self.save_session(tx, &row)?;
                 let mut entry = NewEntry::new(Action::TokenRefreshed, origin).user(row.user);

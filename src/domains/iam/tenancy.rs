@@ -12,7 +12,9 @@ use super::users::NewUser;
 use crate::crypto::Secret;
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
 use crate::domains::killswitch::{CloseReason, Outgoing};
-use crate::domains::tenants::{self, AttestationPolicy, EnrollmentPolicy, Retention, Tenant, TenantState, Tenants};
+use crate::domains::tenants::{
+    self, AttestationPolicy, EnrollmentPolicy, PlanTier, Purchase, Retention, Tenant, TenantState, Tenants,
+};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{TenantId, UserId};
 use crate::kernel::{Error, Kind, Refusal, Result};
@@ -33,6 +35,8 @@ pub struct NewTenant {
     pub locale: String,
     /// How long data is kept.
     pub retention: Retention,
+    /// What it has bought.
+    pub plan: PlanTier,
     /// Who administers it; `None`: nobody yet.
     pub admin: Option<NewAdmin>,
 }
@@ -63,6 +67,8 @@ pub struct TenantChange {
     pub locale: Option<String>,
     /// How long data is kept.
     pub retention: Option<Retention>,
+    /// What it has bought.
+    pub plan: Option<PlanTier>,
 }
 
 /// Who administers a tenant from its beginning.
@@ -173,6 +179,7 @@ impl Iam {
                     attestation: new.attestation,
                     locale: new.locale.clone(),
                     retention: new.retention,
+                    purchase: Purchase { plan: new.plan, ..Purchase::default() },
                     ..Tenant::new(TenantId::generate(now, &this.inner.random), new.name.clone(), now)
                 };
                 // Refuses a name that is taken, and so comes before everything that writes.
@@ -371,6 +378,10 @@ fn apply(tenant: &mut Tenant, change: &TenantChange) -> Vec<String> {
             None => "entries of the log are kept for ever".to_owned(),
         });
         tenant.retention = retention;
+    }
+    if let Some(plan) = change.plan.filter(|p| *p != tenant.purchase.plan) {
+        told.push(format!("plan is {}", plan.name()));
+        tenant.purchase.plan = plan;
     }
     told
 }

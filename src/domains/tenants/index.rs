@@ -1,13 +1,14 @@
 //! What every request asks of its tenant, without the disk.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 
 use arc_swap::ArcSwap;
 
 use super::model::{Tenant, TenantState};
-use crate::kernel::Result;
+use super::plan::PlanTier;
 use crate::kernel::ids::TenantId;
+use crate::kernel::{Result, Timestamp};
 use crate::store::Snapshot;
 use crate::store::tables::TENANTS;
 
@@ -17,6 +18,10 @@ pub struct TenantEntry {
     pub id: TenantId,
     suspended: AtomicBool,
     engaged: AtomicBool,
+    /// Until when a licence pays for every device; 0: none does.
+    covered_until_ms: AtomicI64,
+    /// The plan of that licence.
+    covering_tier: AtomicU8,
     row: ArcSwap<Tenant>,
 }
 
@@ -29,6 +34,20 @@ impl TenantEntry {
     /// Whether its kill switch is engaged: no device of it acts.
     pub fn is_engaged(&self) -> bool {
         self.engaged.load(Ordering::Acquire)
+    }
+
+    /// The plan of the licence that pays for every device of the tenant, while there is one.
+    pub fn covering_plan(&self, now: Timestamp) -> Option<PlanTier> {
+        if now.as_millis() >= self.covered_until_ms.load(Ordering::Relaxed) {
+            return None;
+        }
+        PlanTier::ALL.get(usize::from(self.covering_tier.load(Ordering::Relaxed))).copied()
+    }
+
+    fn cover(&self, tenant: &Tenant) {
+        let licence = tenant.purchase.licence.as_ref().filter(|licence| licence.covers_devices);
+        self.covering_tier.store(licence.map_or(0, |licence| licence.plan as u8), Ordering::Relaxed);
+        self.covered_until_ms.store(licence.map_or(0, |licence| licence.expires_at.as_millis()), Ordering::Relaxed);
     }
 
     /// Everything that is stored about it.
@@ -71,6 +90,7 @@ impl Index {
         let engaged = tenant.kill_switch.is_some();
         match pinned.get(&tenant.id) {
             Some(entry) => {
+                entry.cover(&tenant);
                 entry.row.store(Arc::new(tenant));
                 entry.suspended.store(suspended, Ordering::Release);
                 entry.engaged.store(engaged, Ordering::Release);
@@ -80,8 +100,11 @@ impl Index {
                     id: tenant.id,
                     suspended: AtomicBool::new(suspended),
                     engaged: AtomicBool::new(engaged),
-                    row: ArcSwap::from_pointee(tenant),
+                    covered_until_ms: AtomicI64::new(0),
+                    covering_tier: AtomicU8::new(0),
+                    row: ArcSwap::from_pointee(tenant.clone()),
                 };
+                entry.cover(&tenant);
                 pinned.insert(entry.id, Arc::new(entry));
             }
         }

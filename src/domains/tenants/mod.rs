@@ -5,10 +5,12 @@
 
 mod index;
 mod model;
+mod plan;
 mod store;
 
 pub use index::TenantEntry;
 pub use model::{AttestationPolicy, EnrollmentPolicy, KillSwitchEngaged, Retention, Tenant, TenantState};
+pub use plan::{Feature, Licence, Limits, Overrides, PlanTier, Purchase, Quota, QuotaPeriod};
 pub use store::{check_name, check_room, first, going, load, mark_purged, save, set_first, with_audit_retention};
 
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::Purchase;
 use crate::kernel::Timestamp;
 use crate::kernel::ids::TenantId;
 use crate::store::Row;
@@ -101,6 +102,9 @@ pub struct Tenant {
     /// Set while the kill switch of the whole tenant is engaged.
     #[serde(default)]
     pub kill_switch: Option<KillSwitchEngaged>,
+    /// What it has bought.
+    #[serde(default)]
+    pub purchase: Purchase,
 }
 impl Row for Tenant {}
 
@@ -124,6 +128,7 @@ impl Tenant {
             retention: Retention::default(),
             state: TenantState::default(),
             kill_switch: None,
+            purchase: Purchase::default(),
         }
     }
 

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::length;
 use crate::crypto::Secret;
 use crate::domains::iam::{Counted, NewAdmin, NewTenant, OneTimeLink, TenantChange};
-use crate::domains::tenants::{AttestationPolicy, EnrollmentPolicy, Retention, Tenant, TenantState};
+use crate::domains::tenants::{AttestationPolicy, EnrollmentPolicy, PlanTier, Retention, Tenant, TenantState};
 use crate::gate::{Context, Json, Nothing, Params, Query, Reply, Validate, Values};
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::{TenantId, UserId};
@@ -50,6 +50,8 @@ pub struct TenantView {
     locale: String,
     /// How long data is kept.
     retention: Retention,
+    /// What it has bought; a licence may stand in its place.
+    plan: PlanTier,
     /// Enrolled devices.
     devices: usize,
     /// People.
@@ -74,7 +76,8 @@ pub struct AdminView {
 
 fn view(counted: Counted) -> TenantView {
     let Counted { tenant, devices, users } = counted;
-    let Tenant { id, name, created_at, enrollment, attestation, locale, retention, state, kill_switch: _ } = tenant;
+    let Tenant { id, name, created_at, enrollment, attestation, locale, retention, state, kill_switch: _, purchase } =
+        tenant;
     let (state, suspended_reason, suspended_at) = match state {
         // Handlers never see a deleted one.
         TenantState::Active | TenantState::Deleted { .. } => (TenantStateName::Active, None, None),
@@ -91,6 +94,7 @@ fn view(counted: Counted) -> TenantView {
         attestation,
         locale,
         retention,
+        plan: purchase.plan,
         devices,
         users,
         admin: None,
@@ -121,6 +125,9 @@ pub struct TenantRequest {
     /// How long data is kept; for ever when absent.
     #[serde(default)]
     retention: Option<Retention>,
+    /// `paid` when absent.
+    #[serde(default)]
+    plan: Option<PlanTier>,
 }
 
 /// A first administrator to be.
@@ -206,6 +213,9 @@ pub struct TenantPatch {
     /// How long data is kept; replaced as a whole.
     #[serde(default)]
     retention: Option<Retention>,
+    /// What it has bought. Less than it uses takes nothing away; it only makes no room for more.
+    #[serde(default)]
+    plan: Option<PlanTier>,
 }
 
 impl Validate for TenantPatch {
@@ -258,7 +268,8 @@ pub async fn create(ctx: Context, Json(request): Json<TenantRequest>) -> Result<
     let (own, by) = (ctx.tenant()?, ctx.actor()?);
     // The password is no part of what tells one making from another.
     let admin = request.admin.as_ref().map(|a| &a.username);
-    let (policies, locale) = ((request.enrollment, request.attestation, request.retention), &request.locale);
+    let (policies, locale) =
+        ((request.enrollment, request.attestation, request.retention, request.plan), &request.locale);
     let once = ctx.once("tenant", &json!([request.name, admin, policies, locale]))?;
     let new = NewTenant {
         name: request.name,
@@ -266,6 +277,7 @@ pub async fn create(ctx: Context, Json(request): Json<TenantRequest>) -> Result<
         attestation: request.attestation.unwrap_or_default(),
         locale: request.locale.unwrap_or_else(|| Tenant::DEFAULT_LOCALE.to_owned()),
         retention: request.retention.unwrap_or_default(),
+        plan: request.plan.unwrap_or(PlanTier::Paid),
         admin: request.admin.map(|a| NewAdmin { username: a.username, password: a.password }),
     };
     let made = ctx.services().iam.create_tenant(new, own, once, by, ctx.origin().clone()).await?;
@@ -290,6 +302,7 @@ pub async fn update(ctx: Context, Json(request): Json<TenantPatch>) -> Result<Re
         attestation: request.attestation,
         locale: request.locale,
         retention: request.retention,
+        plan: request.plan,
     };
     let counted = ctx.services().iam.update_tenant(id, change, own, by, ctx.origin().clone()).await?;
     Ok(Reply::new(view(counted)))

@@ -1,0 +1,98 @@
+//! The matrix's requests about plans, subscriptions and what companies may use.
+
+use blockremote::config::Config;
+use blockremote::crypto::webhook::sign_hex;
+use blockremote::crypto::{SigningKey, sign_compact};
+use blockremote::domains::billing::licence::TYP;
+use blockremote::gate::{Route, Verb};
+use blockremote::kernel::Random;
+use blockremote::kernel::context::Origin;
+use blockremote::testkit::{Fault, Server, text};
+use serde_json::{Value, json};
+
+use super::{Call, Who, World};
+use crate::common::{DAY, part};
+
+/// What the matrix and the gateway share.
+pub const SECRET: &str = "a secret of sixteen bytes or more";
+
+/// What must stand in the log after such a row succeeded.
+pub fn expected_entry(_verb: Verb, path: &str) -> Option<&'static str> {
+    Some(match path {
+        "/v1/billing/webhook" => "subscription_updated",
+        "/v1/billing/licence" => "licence_installed",
+        _ => return None,
+    })
+}
+
+/// The headers of the gateway's own scheme, signed at this moment.
+pub fn signed(server: &Server, secret: &str, body: &Value) -> Vec<(&'static str, String)> {
+    let now_s = server.clock.now().as_secs();
+    let signature = sign_hex(secret.as_bytes(), now_s, body.to_string().as_bytes());
+    vec![("x-timestamp", now_s.to_string()), ("x-signature", signature)]
+}
+
+/// Who signs licences, in tests.
+pub fn vendor() -> SigningKey {
+    SigningKey::generate(&Random::seeded(2_026))
+}
+
+/// Puts the vendor's key beside the data of a server that is about to start.
+pub fn with_vendor_key(config: &mut Config) {
+    let file = config.paths.certs.with_file_name("vendor.pem");
+    let pem = vendor().verifying().to_spki_pem().unwrap_or_default();
+    // What could not be written is missed by the start.
+    let _ = std::fs::write(&file, pem);
+    config.billing.vendor_key = Some(file);
+}
+
+/// A licence for a week, signed now.
+pub fn licence(server: &Server, key: &SigningKey, tenant: &str, change: impl FnOnce(&mut Value)) -> String {
+    let now = server.clock.now();
+    let mut claims = json!({
+        "licence_id": "L-1",
+        "tenant": tenant,
+        "plan": "paid",
+        "issued_at": now.to_string(),
+        "expires_at": now.plus(7 * DAY).to_string(),
+    });
+    change(&mut claims);
+    sign_compact(TYP, claims.to_string().as_bytes(), key)
+}
+
+impl World {
+    pub(super) async fn money_recipe(&mut self, route: &Route, who: Who) -> Result<Option<Call>, Fault> {
+        let device = if who == Who::Device { "BR-1" } else { "BR-2" };
+        Ok(Some(match (route.verb, route.path) {
+            (Verb::Get, "/v1/plans" | "/v1/billing/events") => Call::get(route.path),
+            (Verb::Get, "/v1/billing/status" | "/v1/billing/subscription") => {
+                Call::get(&format!("{}?device_id={device}", route.path))
+            }
+            (Verb::Post, "/v1/billing/webhook") => {
+                let body = json!({
+                    "event_id": self.fresh_name(),
+                    "provider": "the matrix",
+                    "user_id": text(&part(&self.admin, 1)?, "sub"),
+                    "device_id": "BR-2",
+                    "plan_code": "monthly",
+                    "plan_tier": "paid",
+                    "status": "active",
+                    "auto_renew": true,
+                    "payload": {},
+                });
+                let headers = signed(&self.server, SECRET, &body);
+                Call { headers, ..Call::of(route.path, body) }
+            }
+            (Verb::Get, "/v1/billing/licence") => {
+                let jws = licence(&self.server, &vendor(), "default", |_| {});
+                let billing = &self.server.app().services.billing;
+                billing.install_licence(self.tenant, jws, None, Origin::cli()).await?;
+                Call::get(route.path)
+            }
+            (Verb::Put, "/v1/billing/licence") => {
+                Call::of(route.path, json!({ "licence": licence(&self.server, &vendor(), "default", |_| {}) }))
+            }
+            _ => return Ok(None),
+        }))
+    }
+}
