@@ -26,6 +26,7 @@ use crate::domains::billing::{self, Billing, SharedSecret};
 use crate::domains::devices::Devices;
 use crate::domains::iam::{self, FirstSecrets, Iam, KeyCustody};
 use crate::domains::killswitch::{CloseReason, KillSwitch};
+use crate::domains::metering::Metering;
 use crate::domains::signals::{self, Signals, engine};
 use crate::domains::tenants::{EnrollmentPolicy, Tenants};
 use crate::domains::{Services, audit};
@@ -192,6 +193,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let keys = KeyRing::new(iam::load_keys(&store.read()?, &custody, clock.now(), &random)?);
     let devices = Devices::rebuild(store.clone())?;
     let tenants = Tenants::rebuild(store.clone())?;
+    let metering = Metering::rebuild(store.clone(), tenants.clone(), clock.clone())?;
     let killswitch = KillSwitch::new(tenants.clone(), devices.clone(), keys.clone(), clock.clone(), random.clone());
     let billing = Billing::rebuild(
         tenants.clone(),
@@ -214,6 +216,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let signals = Signals::rebuild(
         devices.clone(),
         killswitch.clone(),
+        metering.clone(),
         clock.clone(),
         random.clone(),
         signals::Settings {
@@ -262,7 +265,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let (committed, tell) = (Arc::clone(&metrics), Arc::clone(&failed));
     store.start(WriterParts {
         clock,
-        housekeeping: vec![signals.housekeeping()],
+        housekeeping: vec![signals.housekeeping(), metering.housekeeping()],
         observer: Some(Arc::new(move |took, jobs| committed.committed(took, jobs))),
         on_failure: Box::new(move |_| tell.notify_one()),
     })?;
@@ -272,6 +275,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         iam,
         devices,
         killswitch,
+        metering,
         billing,
         attestation,
         signals,

@@ -1,6 +1,6 @@
 //! The nouns of the product, one folder each. A domain's `mod.rs` is its façade: other domains use nothing deeper.
 //!
-//! Who leans on whom, in this order and never back: audit, tenants, devices, killswitch, billing,
+//! Who leans on whom, in this order and never back: audit, tenants, metering, devices, killswitch, billing,
 //! attestation, signals, iam.
 
 pub mod attestation;
@@ -9,6 +9,7 @@ pub mod billing;
 pub mod devices;
 pub mod iam;
 pub mod killswitch;
+pub mod metering;
 pub mod signals;
 pub mod tenants;
 
@@ -22,6 +23,8 @@ pub struct Services {
     pub devices: devices::Devices,
     /// Commands and the sockets that carry them.
     pub killswitch: killswitch::KillSwitch,
+    /// How much is used.
+    pub metering: metering::Metering,
     /// What is paid, and what that allows.
     pub billing: billing::Billing,
     /// Proofs of hardware.

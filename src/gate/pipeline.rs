@@ -219,6 +219,12 @@ impl Gate {
             }
         };
         authorize(route.access, &caller, self.clock.now())?;
+        if let Some(tenant) = caller.tenant() {
+            tenant.count_request();
+        }
+        if let Caller::User(user) = &caller {
+            self.services.metering.person(user.session.tenant, user.id(), self.clock.now());
+        }
         // Behind the rate: a proof costs a signature check, and here anybody may bring one. Bad ones have a budget.
         let signed = matches!(route.access, Access::Signed(_));
         let asks_for_tokens = matches!(caller, Caller::Public) && route.verb == Verb::Post && !signed;

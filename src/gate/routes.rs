@@ -22,7 +22,7 @@ use crate::domains::iam::Permission::{
     BillingRead, BillingWrite, DevicesCommand, DevicesRead, DevicesWrite, KeysRead, KeysWrite, KillSwitchEngage,
     SystemAdmin, TrustWrite, UsersRead, UsersWrite,
 };
-use crate::domains::{attestation, audit, billing, devices, iam, killswitch, signals};
+use crate::domains::{attestation, audit, billing, devices, iam, killswitch, metering, signals};
 use crate::endpoint;
 
 const KIB: usize = 1024;
@@ -150,6 +150,7 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Get,    "/v1/billing/status",                              UserOrDevice(BillingRead),                    Read,       NO_BODY,  Unaudited, endpoint!(billing::api::status, Query<billing::api::WhichDevice> => 200 billing::BillingStatus),                  "Whether a device may act, and until when; 402 once it must be paid for"),
     row(Verb::Get,    "/v1/billing/licence",                             User(BillingRead),                            Read,       NO_BODY,  Unaudited, endpoint!(billing::api::licence, Nothing => 200 billing::api::LicenceView),                                       "The company's licence"),
     row(Verb::Put,    "/v1/billing/licence",                             User(BillingWrite),                           Writes,     16 * KIB, Write,     endpoint!(billing::api::install_licence, Json<billing::api::LicenceRequest> => 200 billing::api::LicenceView),    "Install a licence that the vendor signed"),
+    row(Verb::Get,    "/v1/usage",                                       User(BillingRead),                            Read,       NO_BODY,  Unaudited, endpoint!(metering::api::usage, Query<metering::api::UsageQuery> => 200 metering::api::Usage),                    "How much the company used, by day, week or month"),
     row(Verb::Get,    "/v1/audit/logs",                                  UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(audit::api::logs, Query<audit::api::LogQuery> => 200 audit::api::AuditList),                           "The forensic log, newest first"),
     row(Verb::Get,    "/v1/tenants",                                     User(SystemAdmin),                            Read,       NO_BODY,  Unaudited, endpoint!(iam::api::tenants::list, Query<iam::api::tenants::PageQuery> => 200 iam::api::tenants::TenantList),     "Tenants of the appliance"),
     row(Verb::Post,   "/v1/tenants",                                     User(SystemAdmin),                            Writes,     16 * KIB, Write,     endpoint!(iam::api::tenants::create, Json<iam::api::tenants::TenantRequest> => 201 iam::api::tenants::TenantView), "Make a tenant and its first administrator"),

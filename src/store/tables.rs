@@ -86,6 +86,10 @@ tables! {
     STATUS_LIST_FILES = "status_list_files", Appliance;
     /// user, 0, device id, 0 -> subscription, with its tenant once the device is known.
     SUBSCRIPTIONS = "subscriptions", Member;
+    /// tenant, span byte, number -> counts of usage: of a day, or the different ones of a week or month.
+    USAGE_COUNTS = "usage_counts", Key;
+    /// tenant, kind byte, span byte, number -> raw: which devices or people were active.
+    USAGE_ACTIVES = "usage_actives", Key;
     /// provider, 0, its event id, 0 -> billing event, with its tenant once the device is known.
     BILLING_EVENTS = "billing_events", Member;
     /// tenant, number -> raw key of the billing event; zeros for the tenant while it is not known.

@@ -40,6 +40,7 @@ mod tidy;
 mod tokens;
 mod tpm;
 mod trust;
+mod usage;
 mod users;
 mod wire;
 mod world;

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use crate::crypto::keyring::KeyRing;
 use crate::domains::audit::{self, NewEntry, ThreatLevel};
 use crate::domains::devices::{self, BlockCause, Blocked, Device, DeviceEntry, Devices};
+use crate::domains::metering::{self, Measure};
 use crate::domains::tenants::{self, Tenants};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{CommandId, DeviceId, TenantId, UserId};
@@ -99,6 +100,7 @@ impl KillSwitch {
         if blocked == Blocked::Now {
             audit::append(tx, device.tenant, now, &self.random, &entry)?;
             self.issue(tx, device, new, origin)?;
+            metering::count(tx, device.tenant, Measure::Locks, 1, now)?;
             devices::save(tx, &self.devices, device)?;
         }
         Ok(blocked)
@@ -137,6 +139,7 @@ impl KillSwitch {
                     && devices::block(&mut device, BlockCause::Command, &new.reason, now) == Blocked::Now
                 {
                     this.note(tx, &device, audit::Action::DeviceBlocked, ThreatLevel::High, &new, &origin)?;
+                    metering::count(tx, tenant, Measure::Locks, 1, now)?;
                 } else if new.action == Action::Unlock && devices::unblock(&mut device) {
                     this.note(tx, &device, audit::Action::DeviceUnblocked, ThreatLevel::None, &new, &origin)?;
                 }

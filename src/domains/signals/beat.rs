@@ -76,6 +76,7 @@ impl store::Job for Job {
             engine: assessment.engine.as_str(),
         };
         tx.append_signal(|out| self.record(&answer).encode(out));
+        self.signals.metering.heartbeat(self.entry.tenant, self.entry.no, self.received_at);
         if let Some(seq) = self.beat.seq {
             live.last_seq = Some(LastSeq { session: self.session, seq, answer });
         }

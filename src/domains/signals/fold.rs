@@ -98,6 +98,7 @@ impl Housekeeping for Folding {
             self.cycle = std::mem::take(&mut *self.signals.dirty.lock().unwrap_or_else(PoisonError::into_inner));
             if !self.cycle.is_empty() {
                 self.cycle_mark = Some(tx.newest_journal_block());
+                self.signals.metering.begin_checkpoint();
                 self.bytes_since_cycle = 0;
             }
             self.trim_due = true;
@@ -111,6 +112,7 @@ impl Housekeeping for Folding {
         }
         if self.cycle.is_empty() {
             tx.put_raw(META, Key::new().text(migrate::JOURNAL_FOLDED_THROUGH), &mark.to_be_bytes())?;
+            self.signals.metering.end_checkpoint(tx)?;
             self.mark = mark;
             self.cycle_mark = None;
             self.bytes_since_mark = self.bytes_since_cycle;
@@ -118,7 +120,9 @@ impl Housekeeping for Folding {
         Ok(())
     }
 
-    fn committed(&mut self) {}
+    fn committed(&mut self) {
+        self.signals.metering.committed();
+    }
 
     fn journal_grew(&mut self, bytes: usize) {
         self.bytes_since_mark += bytes as u64;
@@ -149,6 +153,7 @@ pub(super) fn restore(inner: &Inner) -> Result<()> {
             let record = Record::decode(&mut input)
                 .map_err(|e| Error::Internal(format!("journal block {} is damaged: {e}", block.number)))?;
             let Some(entry) = devices.get(&record.device) else { continue };
+            inner.metering.heartbeat(entry.tenant, entry.no, record.received_at);
             let fresh = || Arc::new(Cell::new(entry, record.sensors));
             let cell = cells.get_or_insert_with(entry.no, fresh);
             let mut live = cell.live();

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use crate::domains::devices::{Device, DeviceEntry, Devices};
 use crate::domains::killswitch::KillSwitch;
+use crate::domains::metering::Metering;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceNo, SessionId, SignalId, TokenId};
 use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result};
@@ -55,6 +56,7 @@ struct Inner {
     store: Store,
     devices: Devices,
     killswitch: KillSwitch,
+    metering: Metering,
     clock: Clock,
     random: Random,
     settings: Settings,
@@ -69,6 +71,7 @@ impl Signals {
     pub fn rebuild(
         devices: Devices,
         killswitch: KillSwitch,
+        metering: Metering,
         clock: Clock,
         random: Random,
         settings: Settings,
@@ -78,6 +81,7 @@ impl Signals {
             store: devices.store().clone(),
             devices,
             killswitch,
+            metering,
             clock,
             random,
             settings,

@@ -1,7 +1,7 @@
 //! What every request asks of its tenant, without the disk.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -22,6 +22,8 @@ pub struct TenantEntry {
     covered_until_ms: AtomicI64,
     /// The plan of that licence.
     covering_tier: AtomicU8,
+    /// Requests that are not on disk yet.
+    requests: AtomicU64,
     row: ArcSwap<Tenant>,
 }
 
@@ -48,6 +50,21 @@ impl TenantEntry {
         let licence = tenant.purchase.licence.as_ref().filter(|licence| licence.covers_devices);
         self.covering_tier.store(licence.map_or(0, |licence| licence.plan as u8), Ordering::Relaxed);
         self.covered_until_ms.store(licence.map_or(0, |licence| licence.expires_at.as_millis()), Ordering::Relaxed);
+    }
+
+    /// Counts a request of somebody who belongs to it.
+    pub fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests since they were last taken.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Takes the requests that were counted, to write them down.
+    pub fn take_requests(&self) -> u64 {
+        self.requests.swap(0, Ordering::Relaxed)
     }
 
     /// Everything that is stored about it.
@@ -102,6 +119,7 @@ impl Index {
                     engaged: AtomicBool::new(engaged),
                     covered_until_ms: AtomicI64::new(0),
                     covering_tier: AtomicU8::new(0),
+                    requests: AtomicU64::new(0),
                     row: ArcSwap::from_pointee(tenant.clone()),
                 };
                 entry.cover(&tenant);

@@ -64,7 +64,7 @@ impl World {
     pub(super) async fn money_recipe(&mut self, route: &Route, who: Who) -> Result<Option<Call>, Fault> {
         let device = if who == Who::Device { "BR-1" } else { "BR-2" };
         Ok(Some(match (route.verb, route.path) {
-            (Verb::Get, "/v1/plans" | "/v1/billing/events") => Call::get(route.path),
+            (Verb::Get, "/v1/plans" | "/v1/billing/events" | "/v1/usage") => Call::get(route.path),
             (Verb::Get, "/v1/billing/status" | "/v1/billing/subscription") => {
                 Call::get(&format!("{}?device_id={device}", route.path))
             }
