@@ -349,6 +349,7 @@ fn billing_settings(config: &Config) -> Result<billing::Settings> {
         secrets: secrets.into_iter().flatten().map(shared).collect::<Result<_>>()?,
         provider_secrets: own.collect::<Result<_>>()?,
         allow: wanted.webhook_allow.clone(),
+        devices_max: config.devices.max as u64,
         vendor_key: wanted.vendor_key.as_deref().map(vendor_key).transpose()?,
     })
 }

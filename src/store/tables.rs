@@ -90,6 +90,8 @@ tables! {
     USAGE_COUNTS = "usage_counts", Key;
     /// tenant, kind byte, span byte, number -> raw: which devices or people were active.
     USAGE_ACTIVES = "usage_actives", Key;
+    /// tenant, quota, 0, period (0 for what exists) -> raw: how much is used.
+    QUOTA_USAGE = "quota_usage", Key;
     /// provider, 0, its event id, 0 -> billing event, with its tenant once the device is known.
     BILLING_EVENTS = "billing_events", Member;
     /// tenant, number -> raw key of the billing event; zeros for the tenant while it is not known.

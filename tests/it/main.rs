@@ -17,6 +17,7 @@ mod common;
 mod cookies;
 mod durability;
 mod enrollment_tokens;
+mod entitlements;
 mod fuzz;
 mod hardware;
 mod heartbeat;

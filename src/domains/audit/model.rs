@@ -146,6 +146,8 @@ pub enum Action {
     PaymentRequired,
     /// A device is paid for again.
     PaymentSettled,
+    /// The operator granted or took beyond a plan.
+    EntitlementsChanged,
     /// A licence was installed.
     LicenceInstalled,
     /// The kill switch of the whole tenant was engaged.

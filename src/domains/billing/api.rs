@@ -1,5 +1,7 @@
 //! Plans, subscriptions and the gateway's events on the wire.
 
+pub mod entitlements;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

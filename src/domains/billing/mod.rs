@@ -8,6 +8,7 @@
 
 pub mod api;
 mod deadlines;
+mod entitlements;
 mod events;
 pub mod licence;
 mod paywall;
@@ -15,6 +16,7 @@ pub mod plans;
 mod subscription;
 mod trial_clock;
 
+pub use entitlements::{Admitted, DecidedBy, EntitlementView, Entitlements};
 pub use events::{Event, EventResult, Proof, Taken};
 pub use paywall::{BillingStatus, TrialSummary};
 pub use subscription::{Status, Subscription, Word};
@@ -83,6 +85,8 @@ pub struct Settings {
     pub provider_secrets: Vec<(String, SharedSecret)>,
     /// Where events may come from; empty: from anywhere.
     pub allow: Vec<Network>,
+    /// Devices that the machine takes, all companies together.
+    pub devices_max: u64,
     /// Whose licences are taken; `None`: nobody's.
     pub vendor_key: Option<VerifyingKey>,
 }

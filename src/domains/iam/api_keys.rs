@@ -15,6 +15,7 @@ use super::Iam;
 use super::api_key::{self, ApiKeyRow, Bound, KeyKind, PreviousSecret};
 use super::permission::{Permission, PermissionSet};
 use crate::domains::audit::{self, Action, NewEntry};
+use crate::domains::tenants::Quota;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{ApiKeyId, DeviceId, TenantId, UserId};
 use crate::kernel::network::Network;
@@ -153,11 +154,20 @@ impl Iam {
                     return Err(Refusal::invalid("/expires_at", detail).into());
                 }
                 this.check_scopes(tx, tenant, by, new.scopes)?;
-                let ended = room(tx, tenant, now)?;
+                let full = this.inner.billing.is_full(tx, tenant, Quota::ApiKeys)?;
+                let ended = room(tx, tenant, now, full)?;
+                let seat = match ended {
+                    // One that ended gives up its place.
+                    Some(_) => None,
+                    None => Some(this.inner.billing.admit(tx, tenant, Quota::ApiKeys, 1)?),
+                };
                 let prefix = free_prefix(&this.inner.random, |prefix| this.inner.api_keys.knows_prefix(prefix))?;
                 if let Some(ended) = ended {
                     // Its end was its expiry, which the entry of its making names: there is nothing new to record.
                     this.forget_key(tx, &ended)?;
+                }
+                if let Some(seat) = seat {
+                    seat.note(tx)?;
                 }
                 let (secret, hash) = api_key::new_secret(&this.inner.api_key_key, &this.inner.random);
                 let (kind, action) = match new.bound {
@@ -255,6 +265,7 @@ impl Iam {
                     KeyKind::Api => Action::ApiKeyRevoked,
                     KeyKind::Instance => Action::InstanceTokenRevoked,
                 };
+                this.inner.billing.release(tx, tenant, Quota::ApiKeys)?;
                 this.forget_key(tx, &row)?;
                 this.note_key(tx, action, &row, "it is removed", by, &origin)
             })
@@ -431,9 +442,9 @@ fn text_of(row: &ApiKeyRow, secret: &str) -> Zeroizing<String> {
 
 /// Makes sure that one more fits. Rows of expired credentials stay until their place is needed: then the one that ended
 /// first is given up, and this is it.
-fn room(tx: &mut Tx<'_>, tenant: TenantId, now: Timestamp) -> Result<Option<ApiKeyRow>> {
+fn room(tx: &mut Tx<'_>, tenant: TenantId, now: Timestamp, full: bool) -> Result<Option<ApiKeyRow>> {
     let rows = tx.scan(API_KEYS, &Key::new().bytes(tenant.to_bytes()), PER_TENANT_MAX)?;
-    if rows.len() < PER_TENANT_MAX {
+    if rows.len() < PER_TENANT_MAX && !full {
         return Ok(None);
     }
     let mut first: Option<ApiKeyRow> = None;
@@ -443,7 +454,7 @@ fn room(tx: &mut Tx<'_>, tenant: TenantId, now: Timestamp) -> Result<Option<ApiK
             first = Some(row);
         }
     }
-    if first.is_none() {
+    if first.is_none() && rows.len() >= PER_TENANT_MAX {
         let detail = "The tenant has 1,000 living API keys and instance tokens. Revoke some that nobody uses.";
         return Err(Refusal::new(Kind::Conflict, "too_many_keys", detail).into());
     }

@@ -129,6 +129,10 @@ impl Iam {
                 return Err(Refusal::new(Kind::Forbidden, "device_limit_reached", detail).into());
             }
         }
+        let place = match known {
+            Some(_) => None,
+            None => Some(inner.billing.admit(tx, right.tenant, tenants::Quota::Devices, 1)?),
+        };
         let earlier = match known {
             Some(_) => None,
             None => devices::tombstone(tx, right.tenant, &wanted.device_id)?,
@@ -147,6 +151,9 @@ impl Iam {
             None => None,
         };
         right.spend(tx)?;
+        if let Some(place) = place {
+            place.note(tx)?;
+        }
         let mut device = match known {
             Some(device) => {
                 self.end_session_of(tx, &device, EndCause::Replaced)?;

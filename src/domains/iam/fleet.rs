@@ -7,6 +7,7 @@ use super::model::EndCause;
 use crate::domains::attestation;
 use crate::domains::audit::{self, Action, NewEntry};
 use crate::domains::devices::{self, Device};
+use crate::domains::tenants::Quota;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, TenantId, UserId};
 use crate::kernel::{Refusal, Result};
@@ -60,6 +61,7 @@ impl Iam {
                     NewEntry::new(Action::DeviceDeleted, &origin).user(by).device(&id).reason(device.name.clone());
                 audit::append(tx, tenant, now, &inner.random, &entry)?;
                 this.end_session_of(tx, &device, EndCause::DeviceRemoved)?;
+                inner.billing.release(tx, tenant, Quota::Devices)?;
                 devices::remove(tx, &inner.devices, &device, now)?;
                 attestation::forget(tx, tenant, &id)?;
                 inner.signals.forget(tx, &device)?;

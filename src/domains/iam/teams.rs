@@ -10,6 +10,7 @@ use super::model::{self, User};
 use super::permission::Permission;
 use super::{Iam, names};
 use crate::domains::audit::{self, Action, NewEntry};
+use crate::domains::tenants::Quota;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{TeamId, TenantId, UserId};
 use crate::kernel::{Kind, Refusal, Result, Timestamp};
@@ -198,6 +199,7 @@ impl Iam {
                     let detail = format!("The tenant has {TEAMS_MAX} teams, which is all it takes. Remove some first.");
                     return Err(Refusal::new(Kind::Conflict, "too_many_teams", detail).into());
                 }
+                this.inner.billing.admit(tx, tenant, Quota::Teams, 1)?.note(tx)?;
                 let id = TeamId::generate(now, &this.inner.random);
                 let row = TeamRow { id, tenant, name: name.clone(), members: Vec::new(), created_at: now };
                 tx.put(TEAMS, key(tenant, id), &row)?;
@@ -274,6 +276,7 @@ impl Iam {
             .write(move |tx| {
                 authority.bound(tx, tenant, Permission::UsersWrite)?;
                 let row = load(tx, tenant, team)?;
+                this.inner.billing.release(tx, tenant, Quota::Teams)?;
                 tx.delete(TEAMS, key(tenant, team))?;
                 this.note_team(tx, Action::TeamDeleted, &row, "removed", authority, &origin)
             })

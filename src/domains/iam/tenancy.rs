@@ -13,7 +13,7 @@ use crate::crypto::Secret;
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
 use crate::domains::killswitch::{CloseReason, Outgoing};
 use crate::domains::tenants::{
-    self, AttestationPolicy, EnrollmentPolicy, PlanTier, Purchase, Retention, Tenant, TenantState, Tenants,
+    self, AttestationPolicy, EnrollmentPolicy, PlanTier, Purchase, Quota, Retention, Tenant, TenantState, Tenants,
 };
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{TenantId, UserId};
@@ -182,6 +182,9 @@ impl Iam {
                     purchase: Purchase { plan: new.plan, ..Purchase::default() },
                     ..Tenant::new(TenantId::generate(now, &this.inner.random), new.name.clone(), now)
                 };
+                if new.retention != Retention::default() {
+                    this.check_retention(&tenant)?;
+                }
                 // Refuses a name that is taken, and so comes before everything that writes.
                 let admin = match &new.admin {
                     Some(admin) => Some(this.first_administrator(tx, tenant.id, admin, hash.clone(), by, &origin)?),
@@ -198,6 +201,12 @@ impl Iam {
                 Ok(made)
             })
             .await
+    }
+
+    /// Days for which the log is kept are bought; for ever is more than any number of them.
+    fn check_retention(&self, tenant: &Tenant) -> Result<()> {
+        let days = tenant.retention.audit_days.map_or(u64::MAX, u64::from);
+        self.inner.billing.check_setting(&tenant.purchase, Quota::AuditDays, days)
     }
 
     /// Makes who administers a new tenant. The entries of the log name no hand: they stand in the new tenant's own log.
@@ -254,6 +263,9 @@ impl Iam {
                 }
                 let mut after = before.clone();
                 let policies = apply(&mut after, &change);
+                if after.retention != before.retention {
+                    this.check_retention(&after)?;
+                }
                 let (suspended, now) = (before.state != TenantState::Active, this.inner.clock.now());
                 let step = match change.suspended {
                     Some(true) if !suspended => {

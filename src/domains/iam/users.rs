@@ -17,6 +17,8 @@ use super::session::user_key;
 use super::{Iam, names, password_policy, setup, teams};
 use crate::crypto::{Secret, password, sha256};
 use crate::domains::audit::{self, Action, NewEntry};
+use crate::domains::billing::Admitted;
+use crate::domains::tenants::Quota;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{TenantId, UserId};
 use crate::kernel::{Error, Kind, Refusal, Result, Timestamp};
@@ -205,15 +207,16 @@ impl Iam {
         password: Option<String>,
         origin: &Origin,
     ) -> Result<User> {
-        self.check_new(tx, new)?;
+        let place = self.check_new(tx, tenant, new)?;
         let user = self.new_user(tenant, new, password);
+        place.note(tx)?;
         self.save_user(tx, &user)?;
         let entry = NewEntry::new(Action::UserCreated, origin).user(user.id).reason(user.username.clone());
         audit::append(tx, tenant, self.inner.clock.now(), &self.inner.random, &entry)?;
         Ok(user)
     }
 
-    fn check_new(&self, tx: &mut Tx<'_>, new: &NewUser) -> Result<()> {
+    fn check_new(&self, tx: &mut Tx<'_>, tenant: TenantId, new: &NewUser) -> Result<Admitted> {
         names::check(&new.username, names::USER_NAME_MAX).map_err(|e| Refusal::invalid("/username", e))?;
         if tx.get_raw(USER_NAMES, Key::new().text(&new.username.to_lowercase()))?.is_some() {
             let detail = "A user of this name exists on the appliance. Choose another name.";
@@ -223,7 +226,7 @@ impl Iam {
             let detail = format!("The appliance has {PEOPLE_MAX} users, which is all it takes. Remove some first.");
             return Err(Refusal::new(Kind::Conflict, "too_many_users", detail).into());
         }
-        Ok(())
+        self.inner.billing.admit(tx, tenant, Quota::Users, 1)
     }
 
     fn new_user(&self, tenant: TenantId, new: &NewUser, password: Option<String>) -> User {
@@ -279,8 +282,9 @@ impl Iam {
                     return Ok(first);
                 }
                 check_granted(tx, tenant, &new.roles, may)?;
-                this.check_new(tx, &new)?;
+                let place = this.check_new(tx, tenant, &new)?;
                 let mut user = this.new_user(tenant, &new, hash.clone());
+                place.note(tx)?;
                 let entry = this.person_entry(Action::UserCreated, &user, authority.by, &list(&user.roles), &origin);
                 audit::append(tx, tenant, now, &this.inner.random, &entry)?;
                 let invitation = match &user.password {
@@ -429,6 +433,7 @@ impl Iam {
         teams::leave_all(tx, tenant, target)?;
         links::void(tx, &mut user)?;
         tx.delete(USER_NAMES, Key::new().text(&user.username.to_lowercase()))?;
+        self.inner.billing.release(tx, tenant, Quota::Users)?;
         tx.delete(USERS, user_key(tenant, target))?;
         let iam = self.clone();
         tx.after_commit(move || iam.inner.directory.remove(target));

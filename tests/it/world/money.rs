@@ -11,7 +11,7 @@ use blockremote::testkit::{Fault, Server, text};
 use serde_json::{Value, json};
 
 use super::{Call, Who, World};
-use crate::common::{DAY, part};
+use crate::common::{DAY, new_tenant, part};
 
 /// What the matrix and the gateway share.
 pub const SECRET: &str = "a secret of sixteen bytes or more";
@@ -21,6 +21,7 @@ pub fn expected_entry(_verb: Verb, path: &str) -> Option<&'static str> {
     Some(match path {
         "/v1/billing/webhook" => "subscription_updated",
         "/v1/billing/licence" => "licence_installed",
+        "/v1/tenants/{tenant_id}/entitlements" => "entitlements_changed",
         _ => return None,
     })
 }
@@ -64,7 +65,13 @@ impl World {
     pub(super) async fn money_recipe(&mut self, route: &Route, who: Who) -> Result<Option<Call>, Fault> {
         let device = if who == Who::Device { "BR-1" } else { "BR-2" };
         Ok(Some(match (route.verb, route.path) {
-            (Verb::Get, "/v1/plans" | "/v1/billing/events" | "/v1/usage") => Call::get(route.path),
+            (Verb::Get, "/v1/plans" | "/v1/billing/events" | "/v1/entitlements" | "/v1/usage") => Call::get(route.path),
+            (Verb::Get, "/v1/entitlements/explain") => Call::get("/v1/entitlements/explain?feature=kanban"),
+            (Verb::Put, "/v1/tenants/{tenant_id}/entitlements") => {
+                let name = self.fresh_name();
+                let tenant = new_tenant(&self.server, &name).await?;
+                Call::of(&format!("/v1/tenants/{tenant}/entitlements"), json!({ "quotas": { "users": 7 } }))
+            }
             (Verb::Get, "/v1/billing/status" | "/v1/billing/subscription") => {
                 Call::get(&format!("{}?device_id={device}", route.path))
             }
