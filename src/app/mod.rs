@@ -24,6 +24,7 @@ use crate::crypto::{VerifyingKey, password};
 use crate::domains::attestation::{self, Attestation};
 use crate::domains::billing::{self, Billing, SharedSecret};
 use crate::domains::devices::Devices;
+use crate::domains::flags::Flags;
 use crate::domains::iam::{self, FirstSecrets, Iam, KeyCustody};
 use crate::domains::killswitch::{CloseReason, KillSwitch};
 use crate::domains::metering::Metering;
@@ -193,6 +194,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let keys = KeyRing::new(iam::load_keys(&store.read()?, &custody, clock.now(), &random)?);
     let devices = Devices::rebuild(store.clone())?;
     let tenants = Tenants::rebuild(store.clone())?;
+    let flags = Flags::rebuild(store.clone(), clock.clone(), random.clone())?;
     let metering = Metering::rebuild(store.clone(), tenants.clone(), clock.clone())?;
     let killswitch = KillSwitch::new(tenants.clone(), devices.clone(), keys.clone(), clock.clone(), random.clone());
     let billing = Billing::rebuild(
@@ -234,6 +236,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let iam = Iam::rebuild(iam::Parts {
         tenants: tenants.clone(),
         devices: devices.clone(),
+        flags: flags.clone(),
         billing: billing.clone(),
         attestation: attestation.clone(),
         killswitch: killswitch.clone(),
@@ -275,6 +278,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         iam,
         devices,
         killswitch,
+        flags,
         metering,
         billing,
         attestation,

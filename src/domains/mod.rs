@@ -1,12 +1,13 @@
 //! The nouns of the product, one folder each. A domain's `mod.rs` is its façade: other domains use nothing deeper.
 //!
-//! Who leans on whom, in this order and never back: audit, tenants, metering, devices, killswitch, billing,
+//! Who leans on whom, in this order and never back: audit, tenants, metering, flags, devices, killswitch, billing,
 //! attestation, signals, iam.
 
 pub mod attestation;
 pub mod audit;
 pub mod billing;
 pub mod devices;
+pub mod flags;
 pub mod iam;
 pub mod killswitch;
 pub mod metering;
@@ -23,6 +24,8 @@ pub struct Services {
     pub devices: devices::Devices,
     /// Commands and the sockets that carry them.
     pub killswitch: killswitch::KillSwitch,
+    /// Feature flags.
+    pub flags: flags::Flags,
     /// How much is used.
     pub metering: metering::Metering,
     /// What is paid, and what that allows.

@@ -178,6 +178,7 @@ pub struct Context {
     pub(super) cookie: RefreshCookie,
     pub(super) proven_key: Option<Binding>,
     pub(super) signature: SignatureHeaders,
+    pub(super) if_none_match: Option<String>,
     pub(super) host: Option<String>,
     pub(super) idempotency_key: Option<String>,
     pub(super) rate: Arc<OnceLock<Decision>>,
@@ -222,6 +223,11 @@ impl Context {
                 Err(Refusal::new(Kind::Forbidden, "csrf_refused", detail).into())
             }
         }
+    }
+
+    /// The tags of what the client has already (RFC 9110, section 13.1.2).
+    pub fn if_none_match(&self) -> Option<&str> {
+        self.if_none_match.as_deref()
     }
 
     /// The headers of a signed request; empty on a route that takes none.

@@ -261,6 +261,7 @@ impl Gate {
             enrollment: credential(&parts.headers, "Enrollment").map(str::to_owned),
             cookie: self.refresh_cookie(&parts.uri, &parts.headers),
             proven_key,
+            if_none_match: header("if-none-match").map(str::to_owned),
             signature: match route.access {
                 Access::Signed(_) => SignatureHeaders::of(&parts.headers),
                 _ => SignatureHeaders::default(),

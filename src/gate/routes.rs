@@ -19,10 +19,10 @@ use super::route::{
 use super::{Json, Nothing, Query, Raw};
 use super::{docs, ops};
 use crate::domains::iam::Permission::{
-    BillingRead, BillingWrite, DevicesCommand, DevicesRead, DevicesWrite, KeysRead, KeysWrite, KillSwitchEngage,
-    SystemAdmin, TrustWrite, UsersRead, UsersWrite,
+    BillingRead, BillingWrite, DevicesCommand, DevicesRead, DevicesWrite, FlagsRead, FlagsWrite, KeysRead, KeysWrite,
+    KillSwitchEngage, SystemAdmin, TrustWrite, UsersRead, UsersWrite,
 };
-use crate::domains::{attestation, audit, billing, devices, iam, killswitch, metering, signals};
+use crate::domains::{attestation, audit, billing, devices, flags, iam, killswitch, metering, signals};
 use crate::endpoint;
 
 const KIB: usize = 1024;
@@ -154,6 +154,12 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Get,    "/v1/entitlements/explain",                        User(BillingRead),                            Read,       NO_BODY,  Unaudited, endpoint!(billing::api::entitlements::explain, Query<billing::api::entitlements::WhichFeature> => 200 billing::api::entitlements::FeatureExplained), "Why a feature is on or off"),
     row(Verb::Put,    "/v1/tenants/{tenant_id}/entitlements",            User(SystemAdmin),                            Writes,     16 * KIB, Write,     endpoint!(billing::api::entitlements::set, Json<crate::domains::tenants::Overrides> => 200 billing::Entitlements), "Grant a company more or less than its plan"),
     row(Verb::Get,    "/v1/usage",                                       User(BillingRead),                            Read,       NO_BODY,  Unaudited, endpoint!(metering::api::usage, Query<metering::api::UsageQuery> => 200 metering::api::Usage),                    "How much the company used, by day, week or month"),
+    row(Verb::Get,    "/v1/flags",                                       User(FlagsRead),                              Read,       NO_BODY,  Unaudited, endpoint!(flags::api::list, Nothing => 200 flags::api::FlagList),                                                "Feature flags of the company"),
+    row(Verb::Get,    "/v1/flags/{flag_key}",                            User(FlagsRead),                              Read,       NO_BODY,  Unaudited, endpoint!(flags::api::get, Nothing => 200 flags::api::FlagView),                                                 "One feature flag"),
+    row(Verb::Put,    "/v1/flags/{flag_key}",                            User(FlagsWrite),                             Writes,     64 * KIB, Write,     endpoint!(flags::api::put, Json<flags::Definition> => 200 flags::api::FlagView),                                 "Put a feature flag in place; 201 for a new one"),
+    row(Verb::Delete, "/v1/flags/{flag_key}",                            User(FlagsWrite),                             Writes,     NO_BODY,  Write,     endpoint!(flags::api::remove, Nothing => 204 flags::api::FlagRemoved),                                                  "Remove a feature flag"),
+    row(Verb::Post,   "/ofrep/v1/evaluate/flags",                        UserOrDevice(FlagsRead),                      Read,       64 * KIB, Unaudited, endpoint!(flags::api::ofrep::bulk, Raw<flags::api::ofrep::OfrepRequest> => 200 flags::api::ofrep::OfrepBulk),     "What all flags say of a context (OpenFeature)"),
+    row(Verb::Post,   "/ofrep/v1/evaluate/flags/{flag_key}",             UserOrDevice(FlagsRead),                      Read,       64 * KIB, Unaudited, endpoint!(flags::api::ofrep::one, Raw<flags::api::ofrep::OfrepRequest> => 200 flags::api::ofrep::OfrepValue),     "What a flag says of a context (OpenFeature)"),
     row(Verb::Get,    "/v1/audit/logs",                                  UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(audit::api::logs, Query<audit::api::LogQuery> => 200 audit::api::AuditList),                           "The forensic log, newest first"),
     row(Verb::Get,    "/v1/tenants",                                     User(SystemAdmin),                            Read,       NO_BODY,  Unaudited, endpoint!(iam::api::tenants::list, Query<iam::api::tenants::PageQuery> => 200 iam::api::tenants::TenantList),     "Tenants of the appliance"),
     row(Verb::Post,   "/v1/tenants",                                     User(SystemAdmin),                            Writes,     16 * KIB, Write,     endpoint!(iam::api::tenants::create, Json<iam::api::tenants::TenantRequest> => 201 iam::api::tenants::TenantView), "Make a tenant and its first administrator"),

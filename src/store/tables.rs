@@ -86,6 +86,8 @@ tables! {
     STATUS_LIST_FILES = "status_list_files", Appliance;
     /// user, 0, device id, 0 -> subscription, with its tenant once the device is known.
     SUBSCRIPTIONS = "subscriptions", Member;
+    /// tenant, key, 0 -> feature flag.
+    FLAGS = "flags", Key;
     /// tenant, span byte, number -> counts of usage: of a day, or the different ones of a week or month.
     USAGE_COUNTS = "usage_counts", Key;
     /// tenant, kind byte, span byte, number -> raw: which devices or people were active.

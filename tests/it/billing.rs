@@ -226,6 +226,32 @@ async fn without_a_secret_nobody_is_heard() -> Done {
     Ok(())
 }
 
+/// What a gateway sends that signs by the library of Standard Webhooks.
+const SIGNER: &str = r#"
+import sys
+from datetime import datetime, timezone
+from standardwebhooks.webhooks import Webhook
+secret, at, body = sys.stdin.read().split("\n", 2)
+print(Webhook(secret).sign("msg_1", datetime.fromtimestamp(int(at), timezone.utc), body), end="")
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_library_of_standard_webhooks_signs_what_we_take() -> Done {
+    const SHARED: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let Some(python) = crate::flags::python() else { return Ok(()) };
+    let server = Server::start_with(|c| c.billing.webhook_secret = Some(SHARED.into())).await?;
+    let gateway = Gateway::of(&server).await?;
+    let body = paid(&gateway.owner, "BR-1", "evt_1").to_string();
+    let at = server.clock.now().as_secs().to_string();
+    let input = format!("{SHARED}\n{at}\n{body}");
+    let signature =
+        tokio::task::spawn_blocking(move || crate::flags::run_python(&python, SIGNER, &input, &[])).await??;
+    let headers = [("webhook-id", "msg_1".to_owned()), ("webhook-timestamp", at), ("webhook-signature", signature)];
+    assert_eq!(gateway.send_raw(&headers, &body).await?.status, 202);
+    assert_eq!(gateway.send_raw(&headers, &body.replace("paid", "trial")).await?.status, 401);
+    Ok(())
+}
+
 /// While a secret is being changed both sides know two; a gateway with one of its own speaks for nobody else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secrets_change_without_a_gap_and_a_provider_may_have_its_own() -> Done {

@@ -20,6 +20,7 @@ use crate::common::{
     DAY, Done, add_user, body, enrollment, enrollment_token, log_in, new_tenant, password_of, second_tenant, send,
 };
 use crate::killswitch::raw::Raw;
+use crate::world::money::flag;
 use crate::world::second_factor::{authenticator, set_up_passkey};
 use crate::world::{Call, Who, World, promised, public_rows};
 use crate::{hardware, people, trust};
@@ -42,6 +43,7 @@ const KINDS: &[Kind] = &[
     Kind { name: "team_id", absent: "tea_00000000-0000-7000-8000-000000000000", malformed: "tea_x" },
     Kind { name: "token_id", absent: "enr_00000000-0000-7000-8000-000000000000", malformed: "enr_x" },
     Kind { name: "root_id", absent: "tpm.00000000000000000000000000000000", malformed: "not%20a%20name" },
+    Kind { name: "flag_key", absent: "no-such-flag", malformed: "not%20a%20name" },
     Kind { name: "tenant_id", absent: "ten_00000000-0000-7000-8000-000000000000", malformed: "ten_x" },
 ];
 
@@ -134,6 +136,11 @@ impl Party {
                 }
                 "root_id" => trust::root(server, self.tenant, &format!("made {} {}", self.username, self.next)).await?,
                 "team_id" => people::team(server, self.tenant, &format!("made {}", self.next)).await?,
+                "flag_key" => {
+                    let name = format!("made-{}-{}", self.username, self.next);
+                    people::done(server, &self.admin, "PUT", &format!("/v1/flags/{name}"), flag()).await?;
+                    name
+                }
                 "token_id" => people::token(server, self.tenant).await?,
                 other => return Err(format!("nothing makes a {other}: write it").into()),
             };
@@ -163,6 +170,7 @@ impl Party {
             "team_id" => format!("/v1/teams/{id}"),
             "root_id" => format!("/v1/intel/roots/{id}"),
             "token_id" => format!("/v1/enrollment-tokens/{id}"),
+            "flag_key" => format!("/v1/flags/{id}"),
             other => return Err(format!("nothing removes a {other}: write it").into()),
         };
         let bearer = format!("Bearer {}", self.admin);
@@ -181,6 +189,9 @@ fn rows() -> impl Iterator<Item = &'static Route> {
     public_rows()
         // What only a device may do it does to itself: another's name in the path is 404, tried where that row is tested.
         .filter(|r| r.verb != Verb::Ws && !matches!(r.access, Access::Device(_)))
+        // A flag that is put in place may be new, and OpenFeature's protocol repeats the name that it was asked for.
+        .filter(|r| r.verb != Verb::Put || !r.path.starts_with("/v1/flags/"))
+        .filter(|r| !r.path.starts_with("/ofrep/"))
         .filter(|r| !r.path.starts_with("/docs/") && (r.path.contains('{') || by_query(r)))
 }
 

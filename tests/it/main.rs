@@ -18,6 +18,7 @@ mod cookies;
 mod durability;
 mod enrollment_tokens;
 mod entitlements;
+mod flags;
 mod fuzz;
 mod hardware;
 mod heartbeat;

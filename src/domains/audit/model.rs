@@ -146,6 +146,12 @@ pub enum Action {
     PaymentRequired,
     /// A device is paid for again.
     PaymentSettled,
+    /// A feature flag was made.
+    FlagCreated,
+    /// A feature flag was changed.
+    FlagUpdated,
+    /// A feature flag was removed.
+    FlagDeleted,
     /// The operator granted or took beyond a plan.
     EntitlementsChanged,
     /// A licence was installed.

@@ -10,6 +10,7 @@ use crate::crypto::{Jwk, OpaqueToken, TokenKind, sha256};
 use crate::domains::attestation::{self, Evidence, Judged, Taken};
 use crate::domains::audit::{self, Action, NewEntry};
 use crate::domains::devices::{self, Device, DeviceState, SensorsDeclared};
+use crate::domains::flags::System;
 use crate::domains::tenants::{self, AttestationPolicy, EnrollmentPolicy, TenantState};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, DeviceNo, EnrollmentId, TenantId, UserId};
@@ -116,7 +117,16 @@ impl Iam {
             return Err(Refusal::new(Kind::Conflict, "device_exists", detail).into());
         }
         if known.is_none() {
-            let enough = match tenant.attestation {
+            let flag = |system| inner.flags.switch(right.tenant, system, wanted.device_id.as_str());
+            if flag(System::RegistrationOpen) == Some(false) {
+                let detail = "The company takes no new devices at the moment (its flag registration-open).";
+                return Err(Refusal::new(Kind::Forbidden, "registration_closed", detail).into());
+            }
+            let policy = match flag(System::StrictAttestation) {
+                Some(true) => AttestationPolicy::Hardware,
+                _ => tenant.attestation,
+            };
+            let enough = match policy {
                 AttestationPolicy::Optional => true,
                 AttestationPolicy::Required => judged.is_some(),
                 AttestationPolicy::Hardware => judged.is_some_and(|j| !j.holds() || j.level().is_hardware()),

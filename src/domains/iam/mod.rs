@@ -72,6 +72,7 @@ use crate::crypto::{JwtPolicy, SealingKey, hmac_sha256, password};
 use crate::domains::attestation::Attestation;
 use crate::domains::billing::Billing;
 use crate::domains::devices::Devices;
+use crate::domains::flags::Flags;
 use crate::domains::killswitch::KillSwitch;
 use crate::domains::signals::Signals;
 use crate::domains::tenants::{self, Tenants};
@@ -121,6 +122,7 @@ struct Inner {
     store: Store,
     tenants: Tenants,
     devices: Devices,
+    flags: Flags,
     billing: Billing,
     attestation: Attestation,
     killswitch: KillSwitch,
@@ -152,6 +154,8 @@ pub struct Parts {
     pub tenants: Tenants,
     /// The registry.
     pub devices: Devices,
+    /// Flags that switch parts of the appliance.
+    pub flags: Flags,
     /// What is paid, and what that allows.
     pub billing: Billing,
     /// For proofs that come with an enrollment.
@@ -215,6 +219,7 @@ impl Iam {
                 store,
                 tenants: parts.tenants,
                 devices: parts.devices,
+                flags: parts.flags,
                 billing: parts.billing,
                 attestation: parts.attestation,
                 killswitch: parts.killswitch,

@@ -63,6 +63,8 @@ permissions! {
     IntegrationsWrite = "integrations:write", "Change integrations.", [Admin];
     BillingRead = "billing:read", "See plan, usage and subscriptions.", [Admin Manager Auditor];
     BillingWrite = "billing:write", "Change plan and licence.", [Admin];
+    FlagsRead = "flags:read", "See and evaluate feature flags.", [Admin SecurityAnalyst Manager Viewer Auditor];
+    FlagsWrite = "flags:write", "Change feature flags.", [Admin];
     SystemAdmin = "system:admin", "Administer the appliance and its tenants.", [];
 }
 

@@ -7,6 +7,7 @@ use blockremote::domains::billing::licence::TYP;
 use blockremote::gate::{Route, Verb};
 use blockremote::kernel::Random;
 use blockremote::kernel::context::Origin;
+use blockremote::kernel::ids::UserId;
 use blockremote::testkit::{Fault, Server, text};
 use serde_json::{Value, json};
 
@@ -16,12 +17,19 @@ use crate::common::{DAY, new_tenant, part};
 /// What the matrix and the gateway share.
 pub const SECRET: &str = "a secret of sixteen bytes or more";
 
+/// A flag that says yes to everybody.
+pub fn flag() -> Value {
+    json!({ "variants": { "on": true }, "off_variant": "on", "otherwise": { "variant": "on" } })
+}
+
 /// What must stand in the log after such a row succeeded.
-pub fn expected_entry(_verb: Verb, path: &str) -> Option<&'static str> {
+pub fn expected_entry(verb: Verb, path: &str) -> Option<&'static str> {
     Some(match path {
         "/v1/billing/webhook" => "subscription_updated",
         "/v1/billing/licence" => "licence_installed",
         "/v1/tenants/{tenant_id}/entitlements" => "entitlements_changed",
+        "/v1/flags/{flag_key}" if verb == Verb::Put => "flag_updated",
+        "/v1/flags/{flag_key}" => "flag_deleted",
         _ => return None,
     })
 }
@@ -62,10 +70,30 @@ pub fn licence(server: &Server, key: &SigningKey, tenant: &str, change: impl FnO
 }
 
 impl World {
+    /// The key of a flag, made behind the gate.
+    async fn fresh_flag(&mut self) -> Result<String, Fault> {
+        let key = self.fresh_name();
+        let (flags, definition) = (&self.server.app().services.flags, serde_json::from_value(flag())?);
+        flags.put(self.tenant, key.clone(), definition, UserId::NIL, Origin::cli()).await?;
+        Ok(key)
+    }
+
     pub(super) async fn money_recipe(&mut self, route: &Route, who: Who) -> Result<Option<Call>, Fault> {
         let device = if who == Who::Device { "BR-1" } else { "BR-2" };
         Ok(Some(match (route.verb, route.path) {
-            (Verb::Get, "/v1/plans" | "/v1/billing/events" | "/v1/entitlements" | "/v1/usage") => Call::get(route.path),
+            (Verb::Get, "/v1/plans" | "/v1/billing/events" | "/v1/entitlements" | "/v1/usage" | "/v1/flags") => {
+                Call::get(route.path)
+            }
+            (Verb::Post, "/ofrep/v1/evaluate/flags") => Call::of(route.path, json!({ "context": {} })),
+            (Verb::Post, "/ofrep/v1/evaluate/flags/{flag_key}") => {
+                let key = self.fresh_flag().await?;
+                Call::of(&format!("/ofrep/v1/evaluate/flags/{key}"), json!({ "context": {} }))
+            }
+            // A new one is answered 201, a changed one 200, as the row says.
+            (Verb::Put, "/v1/flags/{flag_key}") => Call::of(&format!("/v1/flags/{}", self.fresh_flag().await?), flag()),
+            (Verb::Get | Verb::Delete, "/v1/flags/{flag_key}") => {
+                Call::get(&format!("/v1/flags/{}", self.fresh_flag().await?))
+            }
             (Verb::Get, "/v1/entitlements/explain") => Call::get("/v1/entitlements/explain?feature=kanban"),
             (Verb::Put, "/v1/tenants/{tenant_id}/entitlements") => {
                 let name = self.fresh_name();
