@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use zeroize::Zeroizing;
 
+use super::feeds::{self, AskIntel};
 use crate::crypto::Secret;
 use crate::crypto::keyring::KeyRing;
 use crate::domains::attestation::{NewRoot, RootKind};
@@ -137,6 +138,8 @@ pub enum Ask {
         /// Id or name; all tenants when absent.
         tenant: Option<String>,
     },
+    /// Threat feeds.
+    Intel(AskIntel),
 }
 
 /// The one place where a password is written out: from the command to the appliance, over a socket that only their owner
@@ -159,6 +162,8 @@ pub struct Operator {
     pub clock: Clock,
     /// Chance.
     pub random: Random,
+    /// Of a threat feed that is read from a file.
+    pub feed_bytes_max: usize,
 }
 
 /// A list of revoked certificates, whose quotes are escaped, is the longest that is said here.
@@ -292,6 +297,7 @@ impl Operator {
                 in_json(&self.services.billing.install_licence(tenant, licence, None, Origin::cli()).await?)
             }
             Ask::Trials => in_json(&self.services.billing.trials()),
+            Ask::Intel(ask) => feeds::answer(self, ask).await,
             people => self.answer_about_people(people).await,
         }
     }

@@ -3,6 +3,7 @@
 //! Imports everything. Nobody but the commands and the tests imports it.
 
 pub mod control;
+pub mod feeds;
 pub mod place;
 pub mod signing;
 
@@ -26,6 +27,7 @@ use crate::domains::billing::{self, Billing, SharedSecret};
 use crate::domains::devices::Devices;
 use crate::domains::flags::Flags;
 use crate::domains::iam::{self, FirstSecrets, Iam, KeyCustody};
+use crate::domains::intel::{self, Confidence, Intel};
 use crate::domains::killswitch::{CloseReason, KillSwitch};
 use crate::domains::metering::Metering;
 use crate::domains::signals::{self, Signals, engine};
@@ -39,6 +41,7 @@ use crate::net::limits::Connections;
 use crate::net::{Peer, Service, http, tls};
 use crate::observe::Metrics;
 use crate::store::{Options, Store, WriterParts};
+use feeds::Fetcher;
 use place::Place;
 
 /// Where the doors are.
@@ -214,6 +217,17 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         random: random.clone(),
         settings: attestation_settings(config)?,
     })?;
+    let intel = Intel::rebuild(
+        store.clone(),
+        tenants.clone(),
+        clock.clone(),
+        random.clone(),
+        intel::Settings {
+            stale_after: config.intel.stale,
+            indicators_max: config.intel.indicators_max,
+            critical: Confidence::new(config.intel.critical_confidence),
+        },
+    )?;
     let scored = Arc::clone(&metrics);
     let signals = Signals::rebuild(
         devices.clone(),
@@ -282,6 +296,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         metering,
         billing,
         attestation,
+        intel,
         signals,
         store,
     });
@@ -290,8 +305,9 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
 
 impl Built {
     /// What answers an operator on the box while no door is open.
-    pub fn operator(self, env: &Environment) -> control::Operator {
+    pub fn operator(self, config: &Config, env: &Environment) -> control::Operator {
         control::Operator {
+            feed_bytes_max: config.intel.feed_bytes,
             services: self.services,
             keys: self.keys,
             custody: self.custody,
@@ -458,18 +474,22 @@ impl App {
         let killswitch = services.killswitch.clone();
         let (attestation, reminding) = (services.attestation.clone(), services.attestation.clone());
         let billing = services.billing.clone();
-        let tasks = vec![
+        let intel = services.intel.clone();
+        let fetcher = Fetcher::new(config, intel.clone(), services.store.clone(), clock.clone())?;
+        let mut tasks = vec![
             tokio::spawn(async move { killswitch.settle_all().await }),
             tokio::spawn(async move { billing.watch().await }),
             tokio::spawn(http::serve(internal_listener, plain, InternalDoor(Arc::clone(&gate)), internal.clone())),
             tokio::spawn(async move {
                 iam.resume().await;
+                intel.resume().await;
                 loop {
                     let _ = tokio::time::timeout(SWEEP_EVERY, iam.sweep_wanted()).await;
                     sweeper.sweep();
                     iam.anonymous().sweep(sweep_clock.now());
                     iam.sweep().await;
                     attestation.sweep();
+                    intel.sweep();
                 }
             }),
             tokio::spawn(async move {
@@ -479,9 +499,17 @@ impl App {
                 }
             }),
         ];
+        tasks.extend(fetcher.map(|fetcher| tokio::spawn(fetcher.run())));
         let store = services.store.clone();
-        let operator =
-            control::Operator { services: Arc::clone(&services), keys, custody, gate: Some(gate), clock, random };
+        let operator = control::Operator {
+            services: Arc::clone(&services),
+            keys,
+            custody,
+            gate: Some(gate),
+            clock,
+            random,
+            feed_bytes_max: config.intel.feed_bytes,
+        };
         let control = control::Listener::open(&place.control_socket(), operator)?;
         let addresses = Addresses { http: http_address, internal: internal_address };
         Ok(Self { services, addresses, store, public, internal, failed, lanes, tasks, control: Some(control) })

@@ -13,6 +13,7 @@ use crate::agent::tpm::Place;
 use crate::config;
 
 pub mod attest;
+pub mod feeds;
 pub mod intel;
 
 use attest::AttestCommand;
@@ -145,8 +146,11 @@ pub enum Command {
         after_help = "Example:\n  blockremote attest verify --type play-integrity --file case.json --json"
     )]
     Attest(AttestCommand),
-    /// What the appliance believes of others: roots of trust and lists of revoked keys
-    #[command(subcommand, after_help = "Example:\n  blockremote intel roots list")]
+    /// What the appliance believes of others: roots of trust, lists of revoked keys, threat feeds
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  blockremote intel roots list\n  blockremote intel import samples.csv --name stalkerware"
+    )]
     Intel(IntelCommand),
     /// Measure this machine
     #[command(subcommand, after_help = "Example:\n  blockremote bench load --seconds 10")]

@@ -9,7 +9,7 @@ use super::admin::{ask, list, text};
 use super::args::exit;
 use super::args::intel::{AddRootArgs, ImportListArgs, IntelCommand, RemoveRootArgs, RootsCommand, StatusListCommand};
 use super::output::Style;
-use super::{Failure, Outcome, output};
+use super::{Failure, Outcome, feeds, output};
 use crate::app::control::Ask;
 use crate::config::Config;
 use crate::domains::attestation::LIST_BYTES_MAX;
@@ -25,6 +25,7 @@ pub(super) fn run(config: &Config, command: IntelCommand) -> Outcome {
         IntelCommand::Roots(RootsCommand::Remove(args)) => remove_root(config, args),
         IntelCommand::StatusList(StatusListCommand::Show(args)) => status_lists(config, args.json),
         IntelCommand::StatusList(StatusListCommand::Import(args)) => import_list(config, args),
+        IntelCommand::Feeds(command) => feeds::run(config, &command),
     }
 }
 

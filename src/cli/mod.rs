@@ -11,6 +11,7 @@ mod attest;
 pub mod bench;
 mod data;
 mod doctor;
+mod feeds;
 mod init;
 mod intel;
 mod password;
@@ -19,6 +20,8 @@ mod settings;
 
 use std::process::ExitCode;
 
+use args::feeds::FeedsCommand;
+use args::intel::IntelCommand;
 use args::{AdminCommand, AuditCommand, Cli, Command, KeysCommand, TokenCommand, exit};
 
 use crate::app::control;
@@ -86,6 +89,8 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Agent(args) => agent::run(cli, args),
         Command::Attest(command) => attest::run(command),
         Command::Bench(command) => bench::run(cli, command),
+        Command::Intel(IntelCommand::Feeds(FeedsCommand::FitDns(args))) => feeds::fit_dns(args),
+        Command::Intel(IntelCommand::Feeds(FeedsCommand::ScoreDns(args))) => feeds::score_dns(args),
         other => {
             let loaded = load(cli)?;
             match other {

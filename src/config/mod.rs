@@ -55,6 +55,8 @@ pub struct Config {
     pub retention: Retention,
     /// Scoring.
     pub engine: Engine,
+    /// Threat feeds.
+    pub intel: Intel,
     /// Pace of the devices.
     pub heartbeat: Heartbeat,
     /// The data file's engine.
@@ -252,6 +254,23 @@ pub struct Engine {
     pub threshold: u8,
 }
 
+/// Threat feeds.
+#[derive(Clone, Debug)]
+pub struct Intel {
+    /// What is fetched from where (TOML); `None`: nothing.
+    pub sources: Option<PathBuf>,
+    /// Authorities (PEM) that their servers are trusted by.
+    pub ca_certificates: PathBuf,
+    /// How old a feed may get.
+    pub stale: Duration,
+    /// Percent from which a match locks.
+    pub critical_confidence: u8,
+    /// Of all feeds together.
+    pub indicators_max: u64,
+    /// Of one feed.
+    pub feed_bytes: usize,
+}
+
 /// Pace of the devices.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
@@ -425,6 +444,14 @@ impl Config {
             },
             retention: Retention { signals: none },
             engine: Engine { threshold: 0 },
+            intel: Intel {
+                sources: None,
+                ca_certificates: PathBuf::new(),
+                stale: none,
+                critical_confidence: 0,
+                indicators_max: 0,
+                feed_bytes: 0,
+            },
             heartbeat: Heartbeat { next: none },
             store: Store { cache_bytes: 0, two_phase_commit: true, quick_repair: false, checkpoint_bytes: 0 },
             log: Log { level: LogLevel::Info, format: LogFormat::Auto },

@@ -18,6 +18,7 @@ pub mod keyring;
 pub mod password;
 pub mod recovery;
 pub mod seal;
+pub mod siphash;
 pub mod strict_json;
 pub mod token;
 pub mod totp;

@@ -1,7 +1,7 @@
 //! The nouns of the product, one folder each. A domain's `mod.rs` is its façade: other domains use nothing deeper.
 //!
 //! Who leans on whom, in this order and never back: audit, tenants, metering, flags, devices, killswitch, billing,
-//! attestation, signals, iam.
+//! attestation, intel, signals, iam.
 
 pub mod attestation;
 pub mod audit;
@@ -9,6 +9,7 @@ pub mod billing;
 pub mod devices;
 pub mod flags;
 pub mod iam;
+pub mod intel;
 pub mod killswitch;
 pub mod metering;
 pub mod signals;
@@ -32,6 +33,8 @@ pub struct Services {
     pub billing: billing::Billing,
     /// Proofs of hardware.
     pub attestation: attestation::Attestation,
+    /// Lists of what is known to be bad.
+    pub intel: intel::Intel,
     /// Heartbeats and trust scores.
     pub signals: signals::Signals,
     /// The forensic log.

@@ -19,13 +19,14 @@ use super::route::{
 use super::{Json, Nothing, Query, Raw};
 use super::{docs, ops};
 use crate::domains::iam::Permission::{
-    BillingRead, BillingWrite, DevicesCommand, DevicesRead, DevicesWrite, FlagsRead, FlagsWrite, KeysRead, KeysWrite,
-    KillSwitchEngage, SystemAdmin, TrustWrite, UsersRead, UsersWrite,
+    BillingRead, BillingWrite, DevicesCommand, DevicesRead, DevicesWrite, FlagsRead, FlagsWrite, IntelRead, IntelWrite,
+    KeysRead, KeysWrite, KillSwitchEngage, SystemAdmin, TrustWrite, UsersRead, UsersWrite,
 };
-use crate::domains::{attestation, audit, billing, devices, flags, iam, killswitch, metering, signals};
+use crate::domains::{attestation, audit, billing, devices, flags, iam, intel, killswitch, metering, signals};
 use crate::endpoint;
 
 const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
 /// A route that reads no body.
 const NO_BODY: usize = 0;
 
@@ -160,6 +161,11 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Delete, "/v1/flags/{flag_key}",                            User(FlagsWrite),                             Writes,     NO_BODY,  Write,     endpoint!(flags::api::remove, Nothing => 204 flags::api::FlagRemoved),                                                  "Remove a feature flag"),
     row(Verb::Post,   "/ofrep/v1/evaluate/flags",                        UserOrDevice(FlagsRead),                      Read,       64 * KIB, Unaudited, endpoint!(flags::api::ofrep::bulk, Raw<flags::api::ofrep::OfrepRequest> => 200 flags::api::ofrep::OfrepBulk),     "What all flags say of a context (OpenFeature)"),
     row(Verb::Post,   "/ofrep/v1/evaluate/flags/{flag_key}",             UserOrDevice(FlagsRead),                      Read,       64 * KIB, Unaudited, endpoint!(flags::api::ofrep::one, Raw<flags::api::ofrep::OfrepRequest> => 200 flags::api::ofrep::OfrepValue),     "What a flag says of a context (OpenFeature)"),
+    row(Verb::Get,    "/v1/intel/feeds",                                 User(IntelRead),                              Read,       NO_BODY,  Unaudited, endpoint!(intel::api::list, Query<intel::api::FeedPage> => 200 intel::api::FeedList),                             "Threat feeds, their age and what they hold"),
+    row(Verb::Get,    "/v1/intel/feeds/{feed}",                          User(IntelRead),                              Read,       NO_BODY,  Unaudited, endpoint!(intel::api::get, Query<intel::api::ScopeQuery> => 200 intel::api::FeedView),                            "One threat feed"),
+    row(Verb::Put,    "/v1/intel/feeds/{feed}",                          User(IntelWrite),                             Writes,     8 * MIB,  Write,     endpoint!(intel::api::put, Json<intel::api::FeedRequest> => 200 intel::api::FeedView),                            "Take a threat feed in, in place of what it held"),
+    row(Verb::Delete, "/v1/intel/feeds/{feed}",                          User(IntelWrite),                             Writes,     NO_BODY,  Write,     endpoint!(intel::api::remove, Query<intel::api::ScopeQuery> => 204 intel::api::Removed),                          "Remove a threat feed"),
+    row(Verb::Get,    "/v1/intel/lookup",                                User(IntelRead),                              Read,       NO_BODY,  Unaudited, endpoint!(intel::api::look_up, Query<intel::api::LookupQuery> => 200 intel::api::LookupResponse),                 "What is known of a package, hash, domain or address"),
     row(Verb::Get,    "/v1/audit/logs",                                  UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(audit::api::logs, Query<audit::api::LogQuery> => 200 audit::api::AuditList),                           "The forensic log, newest first"),
     row(Verb::Get,    "/v1/tenants",                                     User(SystemAdmin),                            Read,       NO_BODY,  Unaudited, endpoint!(iam::api::tenants::list, Query<iam::api::tenants::PageQuery> => 200 iam::api::tenants::TenantList),     "Tenants of the appliance"),
     row(Verb::Post,   "/v1/tenants",                                     User(SystemAdmin),                            Writes,     16 * KIB, Write,     endpoint!(iam::api::tenants::create, Json<iam::api::tenants::TenantRequest> => 201 iam::api::tenants::TenantView), "Make a tenant and its first administrator"),

@@ -4,6 +4,7 @@
 //! decided by the [`Service`] that is handed in. Knows nothing of routes, tokens or tenants.
 
 mod deadline;
+pub mod fetch;
 pub mod http;
 pub mod limits;
 pub mod tls;

@@ -122,6 +122,10 @@ tables! {
     SIGNAL_RINGS = "signal_rings", Key;
     /// tenant, signal id -> raw: ring and engine state behind a decision other than allow, kept with the audit entry.
     DECISION_STATES = "decision_states", Key;
+    /// tenant, name, 0 -> threat feed; the appliance's own stand under the id of zeros.
+    INTEL_FEEDS = "intel_feeds", Key;
+    /// tenant, generation, number -> raw: some indicators of one import; those of the appliance's feeds under the id of zeros.
+    INTEL_BLOCKS = "intel_blocks", Key;
 }
 
 /// Builds a key piece by piece in the order of the layout.

@@ -44,6 +44,7 @@ const KINDS: &[Kind] = &[
     Kind { name: "token_id", absent: "enr_00000000-0000-7000-8000-000000000000", malformed: "enr_x" },
     Kind { name: "root_id", absent: "tpm.00000000000000000000000000000000", malformed: "not%20a%20name" },
     Kind { name: "flag_key", absent: "no-such-flag", malformed: "not%20a%20name" },
+    Kind { name: "feed", absent: "none", malformed: "Not%20A%20Name" },
     Kind { name: "tenant_id", absent: "ten_00000000-0000-7000-8000-000000000000", malformed: "ten_x" },
 ];
 
@@ -142,6 +143,11 @@ impl Party {
                     name
                 }
                 "token_id" => people::token(server, self.tenant).await?,
+                "feed" => {
+                    let name = format!("made-{}-{}", self.username, self.next);
+                    crate::intel::feed(server, self.tenant, &name).await?;
+                    name
+                }
                 other => return Err(format!("nothing makes a {other}: write it").into()),
             };
             made.push((kind.name, id));
@@ -171,6 +177,7 @@ impl Party {
             "root_id" => format!("/v1/intel/roots/{id}"),
             "token_id" => format!("/v1/enrollment-tokens/{id}"),
             "flag_key" => format!("/v1/flags/{id}"),
+            "feed" => format!("/v1/intel/feeds/{id}"),
             other => return Err(format!("nothing removes a {other}: write it").into()),
         };
         let bearer = format!("Bearer {}", self.admin);
@@ -192,6 +199,8 @@ fn rows() -> impl Iterator<Item = &'static Route> {
         // A flag that is put in place may be new, and OpenFeature's protocol repeats the name that it was asked for.
         .filter(|r| r.verb != Verb::Put || !r.path.starts_with("/v1/flags/"))
         .filter(|r| !r.path.starts_with("/ofrep/"))
+        // What a PUT names it makes: nothing is absent for it.
+        .filter(|r| !(r.verb == Verb::Put && r.path.starts_with("/v1/intel/")))
         .filter(|r| !r.path.starts_with("/docs/") && (r.path.contains('{') || by_query(r)))
 }
 

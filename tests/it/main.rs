@@ -24,6 +24,7 @@ mod hardware;
 mod heartbeat;
 mod identity;
 mod idor;
+mod intel;
 mod killswitch;
 mod matrix;
 mod openapi;

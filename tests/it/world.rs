@@ -78,6 +78,8 @@ pub fn expected_entry(verb: Verb, path: &str) -> Option<&'static str> {
         "/v1/devices/{device_id}/unblock" => "device_unblocked",
         "/v1/devices/{device_id}" if verb == Verb::Patch => "device_updated",
         "/v1/devices/{device_id}" => "device_deleted",
+        "/v1/intel/feeds/{feed}" if verb == Verb::Put => "intel_feed_imported",
+        "/v1/intel/feeds/{feed}" => "intel_feed_removed",
         "/v1/tenants" => "tenant_created",
         "/v1/tenants/{tenant_id}" if verb == Verb::Patch => "tenant_updated",
         "/v1/tenants/{tenant_id}" => "tenant_deleted",
@@ -282,6 +284,15 @@ impl World {
                 let name = self.fresh_device().await?.id;
                 Call::get(&format!("/v1/devices/{name}"))
             }
+            (verb @ (Verb::Get | Verb::Put | Verb::Delete), "/v1/intel/feeds/{feed}") => {
+                let name = self.fresh_name();
+                if verb != Verb::Put {
+                    crate::intel::feed(&self.server, self.tenant, &name).await?;
+                }
+                let body = if verb == Verb::Put { json!({ "content": "evil.example\n" }) } else { Value::Null };
+                Call::of(&format!("/v1/intel/feeds/{name}"), body)
+            }
+            (Verb::Get, "/v1/intel/lookup") => Call::get("/v1/intel/lookup?kind=domain&value=evil.example"),
             (Verb::Post, "/v1/tenants") => Call::of("/v1/tenants", json!({ "name": self.fresh_name() })),
             (verb @ (Verb::Get | Verb::Patch | Verb::Delete), "/v1/tenants/{tenant_id}") => {
                 let (name, other) = (self.fresh_name(), self.fresh_name());
@@ -325,6 +336,7 @@ impl World {
                 | "/v1/status"
                 | "/v1/api-keys"
                 | "/v1/instance-tokens"
+                | "/v1/intel/feeds"
                 | "/v1/tenants"
                 | "/.well-known/jwks.json"
                 | "/health/live"

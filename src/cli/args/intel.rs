@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::ListArgs;
+use super::feeds::FeedsCommand;
 use crate::domains::attestation::RootKind;
 use crate::kernel::Timestamp;
 
@@ -42,6 +43,9 @@ pub enum IntelCommand {
     /// Google's list of revoked Android attestation keys
     #[command(subcommand, after_help = "Example:\n  blockremote intel status-list show")]
     StatusList(StatusListCommand),
+    /// Threat feeds, and names that none lists.
+    #[command(flatten)]
+    Feeds(FeedsCommand),
 }
 
 /// `intel roots`.

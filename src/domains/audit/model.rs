@@ -160,6 +160,10 @@ pub enum Action {
     KillSwitchEngaged,
     /// The kill switch of the whole tenant was released.
     KillSwitchReleased,
+    /// A threat feed was taken in.
+    IntelFeedImported,
+    /// A threat feed was removed.
+    IntelFeedRemoved,
 }
 
 /// How much an entry matters to an analyst.

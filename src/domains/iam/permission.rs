@@ -48,6 +48,8 @@ permissions! {
     UsersWrite = "users:write", "Change people, teams and roles.", [Admin];
     KeysRead = "keys:read", "See API keys and tokens, never their secrets.", [Admin Auditor];
     KeysWrite = "keys:write", "Make, rotate and revoke API keys and tokens.", [Admin];
+    IntelRead = "intel:read", "See threat feeds, and look values up in them.", [Admin SecurityAnalyst Manager Viewer Auditor];
+    IntelWrite = "intel:write", "Take threat feeds in and remove them.", [Admin SecurityAnalyst];
     AuditRead = "audit:read", "Read the forensic log of all devices.", [Admin SecurityAnalyst Auditor];
     TargetsRead = "targets:read", "See the hosts that are watched for weaknesses.", [Admin SecurityAnalyst Manager Viewer Auditor];
     TargetsWrite = "targets:write", "Change the hosts that are watched.", [Admin SecurityAnalyst];

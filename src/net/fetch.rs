@@ -1,0 +1,216 @@
+//! One download from a server that the operator named: bounded in time and size, without redirects, so that a server can
+//! neither hold the appliance up nor send it somewhere else.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// From the first look for an address to the last byte.
+const TIME_MAX: Duration = Duration::from_secs(120);
+const URL_BYTES_MAX: usize = 2_048;
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 4;
+
+/// Where something is fetched from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Url {
+    secure: bool,
+    host: String,
+    port: u16,
+    /// Path and query.
+    target: String,
+}
+
+impl Url {
+    /// `http://host[:port]/path` or `https://...`, without a name and password, without a fragment.
+    ///
+    /// # Errors
+    /// A sentence on what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let bad = |why: &str| Err(format!("{why}: write https://host/path or http://host:port/path"));
+        if text.len() > URL_BYTES_MAX || text.bytes().any(|b| !(0x21..=0x7e).contains(&b)) {
+            return bad("it is too long or has characters that belong percent-encoded");
+        }
+        let (secure, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            _ => return bad("it begins with another scheme"),
+        };
+        let (authority, target) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
+        if authority.contains('@') || text.contains('#') {
+            return bad("it holds a password or a fragment");
+        }
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => match port.parse() {
+                Ok(port) => (host, port),
+                Err(_) => return bad("its port is none"),
+            },
+            _ => (authority, if secure { 443 } else { 80 }),
+        };
+        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        if host.is_empty() || port == 0 {
+            return bad("it names no host");
+        }
+        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+        Ok(Self { secure, host: host.to_owned(), port, target })
+    }
+
+    fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("{host}:{}", self.port)
+    }
+}
+
+/// The authorities that servers are trusted by.
+///
+/// # Errors
+/// A sentence, where the file is missing or holds none.
+pub fn trust(path: &Path) -> Result<Arc<ClientConfig>, String> {
+    let wrong = |why: String| format!("{}: {why}", path.display());
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|e| wrong(e.to_string()))?;
+    // One that is no authority, or of a kind that is not known, does not spoil the others.
+    roots.add_parsable_certificates(certificates.filter_map(Result::ok));
+    if roots.is_empty() {
+        return Err(wrong("it holds no certificate of an authority".to_owned()));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| wrong(e.to_string()))?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+/// Downloads what a URL names, at most `bytes_max` bytes.
+///
+/// # Errors
+/// A sentence for the operator's log: no address, no connection, another status than 200, too much, too slow.
+pub async fn get(url: &Url, tls: Option<Arc<ClientConfig>>, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let slow = |_| format!("it took longer than {} seconds", TIME_MAX.as_secs());
+    tokio::time::timeout(TIME_MAX, download(url, tls, bytes_max)).await.map_err(slow)?
+}
+
+async fn download(url: &Url, tls: Option<Arc<ClientConfig>>, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let stream = connect(url).await?;
+    if !url.secure {
+        return exchange(stream, url, bytes_max).await;
+    }
+    let tls = tls.ok_or("there are no authorities to trust its server by")?;
+    let name = ServerName::try_from(url.host.clone()).map_err(|e| e.to_string())?;
+    let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.map_err(|e| e.to_string())?;
+    exchange(stream, url, bytes_max).await
+}
+
+async fn connect(url: &Url) -> Result<TcpStream, String> {
+    let found = tokio::net::lookup_host((url.host.as_str(), url.port)).await.map_err(|e| e.to_string())?;
+    let addresses: Vec<SocketAddr> = found.filter(|a| may_be_asked(a.ip())).take(ADDRESSES_MAX).collect();
+    if addresses.is_empty() {
+        return Err("its host has no address that may be asked".to_owned());
+    }
+    TcpStream::connect(addresses.as_slice()).await.map_err(|e| e.to_string())
+}
+
+/// Machines of the operator's own network are as good as others. Not so what answers on every network: the metadata of a
+/// cloud's machine lies there, and a name can be made to point to it.
+fn may_be_asked(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => !(v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast()),
+        IpAddr::V6(v6) => !(v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast()),
+    }
+}
+
+async fn exchange<S>(stream: S, url: &Url, bytes_max: usize) -> Result<Vec<u8>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    let connection = tokio::spawn(connection);
+    let answered = ask(&mut sender, url, bytes_max).await;
+    connection.abort();
+    answered
+}
+
+async fn ask(sender: &mut http1::SendRequest<Empty<Bytes>>, url: &Url, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let request = Request::get(&url.target)
+        .header("host", url.authority())
+        .header("user-agent", "blockremote")
+        .header("accept-encoding", "identity")
+        .body(Empty::new())
+        .map_err(|e| e.to_string())?;
+    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    let status = response.status();
+    if status.is_redirection() {
+        return Err(format!("its server answers {status}: redirects are not followed, name the last address"));
+    }
+    if status != hyper::StatusCode::OK {
+        return Err(format!("its server answers {status}"));
+    }
+    if response.headers().get("content-encoding").is_some_and(|e| e != "identity") {
+        return Err("its server sends it compressed although it was asked not to".to_owned());
+    }
+    let body = Limited::new(response.into_body(), bytes_max).collect().await;
+    let body = body.map_err(|e| match e.is::<LengthLimitError>() {
+        true => format!("it has more than {bytes_max} bytes"),
+        false => e.to_string(),
+    })?;
+    Ok(body.to_bytes().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn a_url_says_where_and_nothing_else() {
+        for (text, secure, authority, target) in [
+            ("https://feeds.example/a.csv?x=1", true, "feeds.example:443", "/a.csv?x=1"),
+            ("http://127.0.0.1:8080", false, "127.0.0.1:8080", "/"),
+            ("http://[2001:db8::1]:8080/a", false, "[2001:db8::1]:8080", "/a"),
+            ("https://[2001:db8::1]/a", true, "[2001:db8::1]:443", "/a"),
+        ] {
+            let url = Url::parse(text).unwrap();
+            assert_eq!((url.secure, url.authority().as_str(), url.target.as_str()), (secure, authority, target));
+        }
+        for bad in [
+            "",
+            "ftp://a/b",
+            "file:///etc/passwd",
+            "https://",
+            "https://user:pw@host/",
+            "https://host/#x",
+            "https://host:0/",
+            "https://host:x/",
+            "https://ho st/",
+            "https://host/\r\nX: y",
+        ] {
+            assert!(Url::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_answers_on_every_network_is_never_asked() {
+        for (ip, may) in [
+            ("203.0.113.9", true),
+            ("127.0.0.1", true),
+            ("10.0.0.1", true),
+            ("169.254.169.254", false),
+            ("::ffff:169.254.169.254", false),
+            ("fe80::1", false),
+            ("0.0.0.0", false),
+        ] {
+            assert_eq!(may_be_asked(ip.parse().unwrap()), may, "{ip}");
+        }
+    }
+}
