@@ -110,6 +110,7 @@ pub(super) async fn answer(operator: &Operator, ask: AskIntel) -> Result<Value> 
             let content = read_file(file.clone(), operator.feed_bytes_max).await?;
             let new = terms.feed(scope, name, file.display().to_string(), true);
             let imported = intel.import(new, content, asker).await?;
+            intel.hunt(scope, &imported.feed.name).await?;
             of(&|| serde_json::to_value(intel::api::view(scope, &imported.feed, intel.now(), imported.samples.clone())))
         }
         AskIntel::List { tenant } => {
@@ -278,6 +279,7 @@ impl Fetcher {
         };
         let new = source.terms.feed(scope, source.name.clone(), from, false);
         let imported = self.intel.import(new, content, asker).await?;
+        self.intel.hunt(scope, &source.name).await?;
         self.failed_at.remove(&source.name);
         tracing::info!(feed = %source.name, indicators = imported.feed.counts.total(), "a threat feed was taken in");
         Ok(())

@@ -229,20 +229,21 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         },
     )?;
     let scored = Arc::clone(&metrics);
-    let signals = Signals::rebuild(
-        devices.clone(),
-        killswitch.clone(),
-        metering.clone(),
-        clock.clone(),
-        random.clone(),
-        signals::Settings {
+    let signals = Signals::rebuild(signals::Parts {
+        devices: devices.clone(),
+        killswitch: killswitch.clone(),
+        metering: metering.clone(),
+        intel: intel.clone(),
+        clock: clock.clone(),
+        random: random.clone(),
+        settings: signals::Settings {
             next_heartbeat: config.heartbeat.next,
             policy: engine::Policy { threshold: config.engine.threshold, ..engine::Policy::default() },
             retention: config.retention.signals,
             checkpoint_bytes: config.store.checkpoint_bytes as u64,
         },
-        Arc::new(move |took| scored.scored(took)),
-    )?;
+        observer: Arc::new(move |took| scored.scored(took)),
+    })?;
     let open_tenant = match &config.enrollment.open_tenant {
         Some(name) => Some(tenant_named(&store, name)?),
         None => None,
@@ -278,6 +279,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
             },
         },
     })?;
+    signals.end_sessions_by(Box::new(iam.session_ender()));
     let failed = Arc::new(Notify::new());
     let (committed, tell) = (Arc::clone(&metrics), Arc::clone(&failed));
     store.start(WriterParts {

@@ -25,6 +25,7 @@ mod heartbeat;
 mod identity;
 mod idor;
 mod intel;
+mod intel_devices;
 mod killswitch;
 mod matrix;
 mod openapi;

@@ -8,7 +8,17 @@ use crate::common::Done;
 
 /// Domains, in the order in which they may lean on each other.
 const DOMAINS: &[&str] = &[
-    "audit", "tenants", "metering", "flags", "devices", "killswitch", "billing", "attestation", "intel", "signals", "iam",
+    "audit",
+    "tenants",
+    "metering",
+    "flags",
+    "devices",
+    "killswitch",
+    "billing",
+    "attestation",
+    "intel",
+    "signals",
+    "iam",
 ];
 const LINES_MAX: usize = 600;
 /// Files that may be longer, each with its reason. Empty, and best kept so.

@@ -292,6 +292,8 @@ impl World {
                 let body = if verb == Verb::Put { json!({ "content": "evil.example\n" }) } else { Value::Null };
                 Call::of(&format!("/v1/intel/feeds/{name}"), body)
             }
+            (Verb::Get, "/v1/devices/{device_id}/sideloads") => Call::get(&format!("/v1/devices/{device}/sideloads")),
+            (Verb::Get, "/v1/devices/{device_id}/links") => Call::get(&format!("/v1/devices/{device}/links")),
             (Verb::Get, "/v1/intel/lookup") => Call::get("/v1/intel/lookup?kind=domain&value=evil.example"),
             (Verb::Post, "/v1/tenants") => Call::of("/v1/tenants", json!({ "name": self.fresh_name() })),
             (verb @ (Verb::Get | Verb::Patch | Verb::Delete), "/v1/tenants/{tenant_id}") => {
@@ -337,6 +339,7 @@ impl World {
                 | "/v1/api-keys"
                 | "/v1/instance-tokens"
                 | "/v1/intel/feeds"
+                | "/v1/intel/hunts"
                 | "/v1/tenants"
                 | "/.well-known/jwks.json"
                 | "/health/live"

@@ -25,7 +25,7 @@ pub use app_attest::ReceiptView;
 pub use judge::{Evidence, EvidenceKind, Judged};
 pub use model::{AttestationView, Taken, VerdictView};
 pub use nonce::Asker;
-pub use store::forget;
+pub use store::{forget, sharing_key};
 pub use tpm::{Activated, Candidate, Challenge, TpmKeys};
 pub use trust::{LIST_BYTES_MAX, NewRoot, RootKind, RootState, RootView, StatusListView};
 

@@ -377,6 +377,26 @@ fn view_of(
     })
 }
 
+/// The tenant's other devices on which the attested key of this one was proven, too, with that key's hash. Looks at all
+/// of them: for a person who investigates.
+pub fn sharing_key(snapshot: &Snapshot, tenant: TenantId, id: &DeviceId) -> Result<Vec<(String, DeviceId)>> {
+    let state: Option<StateRow> = snapshot.get(ATTESTATION_STATES, device_key(tenant, id))?;
+    let Some(key) = state.and_then(|state| state.key) else { return Ok(Vec::new()) };
+    let prefix = Key::new().bytes(tenant.to_bytes());
+    let mut found = Vec::new();
+    snapshot.visit_prefix(ATTESTATION_STATES, &prefix, |row, value| {
+        let name = row.get(16..).and_then(|name| name.strip_suffix(b"\0"));
+        let other = name.and_then(|name| std::str::from_utf8(name).ok()?.parse::<DeviceId>().ok());
+        if let Some(other) = other.filter(|other| other != id)
+            && codec::decode::<StateRow>(value)?.key.as_ref() == Some(&key)
+        {
+            found.push((key.clone(), other));
+        }
+        Ok(true)
+    })?;
+    Ok(found)
+}
+
 /// How a device's attestation stands.
 pub(super) fn view(
     snapshot: &Snapshot,

@@ -164,6 +164,10 @@ pub enum Action {
     IntelFeedImported,
     /// A threat feed was removed.
     IntelFeedRemoved,
+    /// A device was seen with something that is listed.
+    IntelMatched,
+    /// A device was seen, before it was listed, with something that is listed now.
+    IntelFoundInHistory,
 }
 
 /// How much an entry matters to an analyst.

@@ -50,6 +50,8 @@ pub enum BlockCause {
     Attestation,
     /// Several proofs of its hardware in a row that did not hold; a clean one may release it.
     Quarantine,
+    /// It was seen with something that a sure threat feed lists.
+    Intel,
 }
 
 /// How well the key of a device is kept.

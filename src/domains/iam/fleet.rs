@@ -4,10 +4,10 @@
 
 use super::Iam;
 use super::model::EndCause;
-use crate::domains::attestation;
 use crate::domains::audit::{self, Action, NewEntry};
 use crate::domains::devices::{self, Device};
 use crate::domains::tenants::Quota;
+use crate::domains::{attestation, intel};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, TenantId, UserId};
 use crate::kernel::{Refusal, Result};
@@ -64,6 +64,7 @@ impl Iam {
                 inner.billing.release(tx, tenant, Quota::Devices)?;
                 devices::remove(tx, &inner.devices, &device, now)?;
                 attestation::forget(tx, tenant, &id)?;
+                intel::forget(tx, tenant, &id)?;
                 inner.signals.forget(tx, &device)?;
                 inner.killswitch.forget(tx, &device)
             })

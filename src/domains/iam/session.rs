@@ -281,6 +281,16 @@ impl Iam {
         Ok(())
     }
 
+    /// Ends a device's session within the transaction of who locks it. Holds no share of the identity: whoever keeps it
+    /// may be part of what the identity keeps.
+    pub fn session_ender(&self) -> impl Fn(&mut Tx<'_>, &Device) -> Result<()> + Send + Sync + 'static {
+        let inner = std::sync::Arc::downgrade(&self.inner);
+        move |tx, device| match inner.upgrade() {
+            Some(inner) => Self { inner }.end_session_of(tx, device, EndCause::Revoked),
+            None => Ok(()),
+        }
+    }
+
     /// Ends the session that a device holds, if any.
     pub(super) fn end_session_of(&self, tx: &mut Tx<'_>, device: &Device, cause: EndCause) -> Result<()> {
         let Some(id) = device.session else { return Ok(()) };

@@ -5,9 +5,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Asker, Confidence, Counts, Feed, FeedName, FeedState, Format, Kind, Match, NewFeed, Scope, dns_score};
+use super::{
+    Asker, Confidence, Counts, Feed, FeedName, FeedState, Format, Hunt, Kind, Link, Match, NewFeed, Scope, Sideload,
+    dns_score,
+};
 use crate::domains::iam::Permission;
-use crate::gate::{Context, Json, Params, Query, Reply, Validate, Values};
+use crate::gate::{Context, Json, Nothing, Params, Query, Reply, Validate, Values};
 use crate::kernel::error::FieldError;
 use crate::kernel::{Refusal, Result, Timestamp};
 use crate::list_of;
@@ -58,7 +61,7 @@ pub fn view(scope: Scope, feed: &Feed, now: Timestamp, samples: Vec<String>) -> 
         state: feed.state(now),
         imported_at: feed.imported_at,
         age_s: now.since(feed.imported_at).as_secs(),
-        stale_at: feed.imported_at.plus(feed.stale_after),
+        stale_at: feed.stale_at(),
         indicators: feed.counts,
         rejected: feed.rejected,
         ignored: feed.ignored,
@@ -222,6 +225,13 @@ pub async fn put(ctx: Context, Json(request): Json<FeedRequest>) -> Result<Reply
     };
     let intel = &ctx.services().intel;
     let imported = intel.import(new, request.content.into_bytes(), asker(&ctx)?).await?;
+    let (hunter, name) = (intel.clone(), imported.feed.name.clone());
+    // The past may be long: its report stands in the log and under /v1/intel/hunts.
+    tokio::spawn(async move {
+        if let Err(e) = hunter.hunt(scope, &name).await {
+            tracing::error!(error = %e, feed = %name, "the past could not be searched for a feed's indicators");
+        }
+    });
     Ok(Reply::new(view(scope, &imported.feed, ctx.now(), imported.samples)))
 }
 
@@ -327,4 +337,60 @@ pub fn answer(intel: &super::Intel, scope: Scope, kind: Kind, value: &str) -> Lo
     };
     let dns_score = (kind == Kind::Domain).then(|| dns_score(value));
     LookupResponse { verdict: verdict.name(), matches, dns_score }
+}
+
+list_of! {
+    /// What feeds found in the past, newest first.
+    HuntList of Hunt
+}
+
+/// A page of reports.
+pub struct HuntPage {
+    limit: usize,
+    cursor: Option<u64>,
+}
+
+impl Params for HuntPage {
+    const NAMES: &'static [(&'static str, &'static str)] =
+        &[("limit", "1 to 200, 50 when absent."), ("cursor", "next_cursor of the page before.")];
+    fn read(values: &Values, wrong: &mut Vec<FieldError>) -> Self {
+        Self { limit: values.limit(wrong), cursor: values.parse("cursor", wrong) }
+    }
+}
+
+/// `GET /v1/intel/hunts`
+pub async fn hunts(ctx: Context, Query(query): Query<HuntPage>) -> Result<Reply<HuntList>> {
+    let (mut data, next) = ctx.services().intel.hunts(ctx.tenant()?, query.cursor, query.limit).await?;
+    for hunt in &mut data {
+        hunt.finds.retain(|find| ctx.sees_device(&find.device_id));
+    }
+    Ok(Reply::new(HuntList { data, next_cursor: next.map(|n| n.to_string()) }))
+}
+
+/// Packages from outside the store that a device was seen with.
+#[derive(Serialize, ToSchema)]
+pub struct SideloadHistory {
+    /// By name.
+    pub data: Vec<Sideload>,
+}
+
+/// `GET /v1/devices/{device_id}/sideloads`
+pub async fn sideloads(ctx: Context, _: Nothing) -> Result<Reply<SideloadHistory>> {
+    let entry = ctx.device_entry(&ctx.path("device_id")?)?;
+    Ok(Reply::new(SideloadHistory { data: ctx.services().intel.sideloads(&entry).await? }))
+}
+
+/// Devices that have something telling in common with one.
+#[derive(Serialize, ToSchema)]
+pub struct DeviceLinks {
+    /// Those with most in common first.
+    pub data: Vec<Link>,
+}
+
+/// `GET /v1/devices/{device_id}/links`
+pub async fn links(ctx: Context, _: Nothing) -> Result<Reply<DeviceLinks>> {
+    let entry = ctx.device_entry(&ctx.path("device_id")?)?;
+    let mut data = ctx.services().intel.links(&ctx.services().devices, &entry).await?;
+    data.retain(|link| ctx.sees_device(&link.device_id));
+    Ok(Reply::new(DeviceLinks { data }))
 }

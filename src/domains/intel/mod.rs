@@ -8,20 +8,26 @@
 pub mod api;
 pub mod dns;
 pub mod feed;
+mod hunt;
 mod import;
 mod index;
+mod links;
 mod model;
 mod punycode;
+mod sightings;
 mod store;
 mod value;
 
 pub use dns::dns_score;
 pub use feed::{BadFeed, Format, Parsed, Reading};
+pub use hunt::{Find, Hunt};
 pub use import::{Asker, Imported, NewFeed};
+pub use links::{Link, Shared, Sideload};
 pub use model::{Confidence, Counts, Feed, FeedName, FeedState, Kind, Match, Scope, Verdict};
+pub use sightings::{Motion, Seen, Sighted, forget};
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -69,6 +75,10 @@ struct Inner {
     /// Held by whoever changes feeds: two at once would lose one of the two.
     changing: tokio::sync::Mutex<()>,
     pool: Pool,
+    /// What was written down of devices lately.
+    recent: sightings::Recent,
+    /// Only the writer locks it.
+    motions: Mutex<sightings::Motions>,
 }
 
 impl Intel {
@@ -97,6 +107,8 @@ impl Intel {
             of_tenants,
             changing: tokio::sync::Mutex::new(()),
             pool,
+            recent: sightings::Recent::default(),
+            motions: Mutex::new(vec![None; sightings::MOTION_PLACES]),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -131,24 +143,41 @@ impl Intel {
 
     fn verdict(&self, tenant: TenantId, value: &Value) -> Verdict {
         let now = self.inner.clock.now();
-        let now_s = u32::try_from(now.as_secs()).unwrap_or(0);
-        let global = self.inner.global.load();
-        let own = self.inner.of_tenants.pin().get(&tenant).cloned();
-        let mut matches = Vec::new();
-        let mut fresh: Option<bool> = None;
-        for index in own.as_deref().into_iter().chain([&**global]) {
-            index.find(&self.inner.key, value, now_s, |found, listed| {
-                matches.extend(index.describe(found, listed.text(value)));
-            });
+        let (mut matches, mut fresh) = (Vec::new(), None);
+        self.ask(tenant, |index| {
+            self.find(index, value, now, &mut matches);
             if let Some(this) = index.is_fresh(value.kind(), now) {
                 fresh = Some(fresh.unwrap_or(true) && this);
             }
-        }
+        });
         if !matches.is_empty() {
             matches.sort_by_key(|m| std::cmp::Reverse(m.confidence));
             return Verdict::Listed(matches);
         }
         if fresh == Some(true) { Verdict::Clean } else { Verdict::Unknown }
+    }
+
+    /// The surest match of a value; nothing is said about silence.
+    fn surest(&self, tenant: TenantId, value: &Value) -> Option<Match> {
+        let now = self.inner.clock.now();
+        let mut matches = Vec::new();
+        self.ask(tenant, |index| self.find(index, value, now, &mut matches));
+        matches.into_iter().max_by_key(|m| m.confidence)
+    }
+
+    /// Shows the indexes that speak for a tenant: its own and the appliance's.
+    fn ask(&self, tenant: TenantId, mut look: impl FnMut(&Index)) {
+        if let Some(own) = self.inner.of_tenants.pin().get(&tenant) {
+            look(own);
+        }
+        look(&self.inner.global.load());
+    }
+
+    fn find(&self, index: &Index, value: &Value, now: Timestamp, into: &mut Vec<Match>) {
+        let now_s = u32::try_from(now.as_secs()).unwrap_or(0);
+        index.find(&self.inner.key, value, now_s, |found, listed| {
+            into.extend(index.describe(found, listed.text(value)));
+        });
     }
 
     fn index(&self, scope: Scope) -> Arc<Index> {

@@ -10,12 +10,13 @@ use super::engine::{Assessment, Decision, Reading};
 use super::record::{Record, encode_live};
 use super::{Inner, device_blocked, device_removed};
 use crate::domains::audit::{self, NewEntry, ThreatLevel};
-use crate::domains::devices::{self, BlockCause, DeviceEntry, SensorsDeclared};
+use crate::domains::devices::{self, BlockCause, Blocked, DeviceEntry, SensorsDeclared};
+use crate::domains::intel::{Match, Motion, Sighted};
 use crate::domains::killswitch::{self, NewCommand, Notice, Outgoing};
 use crate::kernel::clock::Stopwatch;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{SessionId, SignalId, TokenId};
-use crate::kernel::{Error, Kind, Refusal, Result, Timestamp};
+use crate::kernel::{Error, Kind, Refusal, Result, Timestamp, TrustScore};
 use crate::store::tables::{DECISION_STATES, Key};
 use crate::store::{self, Fate, Tx};
 
@@ -36,6 +37,9 @@ pub(super) struct Job {
     pub jti: Option<TokenId>,
     pub beat: Heartbeat,
     pub sensors: SensorsDeclared,
+    /// What threat intelligence says of the names in it.
+    pub sighted: Vec<Sighted>,
+    pub motion: Option<Motion>,
     pub origin: Origin,
     pub received_at: Timestamp,
     pub signal_id: SignalId,
@@ -66,7 +70,13 @@ impl store::Job for Job {
         for reading in &self.beat.readings {
             live.engine.push(reading);
         }
-        let assessment = live.engine.assess(&self.signals.settings.policy);
+        let mut assessment = live.engine.assess(&self.signals.settings.policy);
+        let intel = &self.signals.intel;
+        let critical = intel.critical(&self.sighted);
+        if critical.is_some() {
+            assessment.decision = Decision::Block;
+            assessment.score = assessment.score.min(TrustScore::new(assessment.threshold.saturating_sub(1)));
+        }
         (self.signals.observer)(watch.elapsed());
         let answer = Answer {
             signal_id: self.signal_id,
@@ -81,8 +91,14 @@ impl store::Job for Job {
             live.last_seq = Some(LastSeq { session: self.session, seq, answer });
         }
         let before = std::mem::replace(&mut live.decision, answer.decision);
-        if before != answer.decision {
-            self.decide(tx, &mut live, &assessment)?;
+        match critical {
+            Some((sighted, hit)) => self.quarantine(tx, &mut live, &assessment, sighted, hit)?,
+            None if before != answer.decision => self.decide(tx, &mut live, &assessment)?,
+            None => {}
+        }
+        intel.note(tx, &self.entry, &self.sighted, &self.origin, self.received_at)?;
+        if let Some(motion) = self.motion {
+            intel.compare_motion(tx, &self.entry, motion, self.received_at)?;
         }
         if !live.dirty {
             live.dirty = true;
@@ -143,6 +159,61 @@ impl Job {
         }
     }
 
+    /// Everything that answers a match that is sure enough, in the heartbeat's own transaction: the device is blocked and
+    /// told to isolate and lock itself, its tokens end, and its engine's state is kept for who investigates.
+    fn quarantine(
+        &self,
+        tx: &mut Tx<'_>,
+        live: &mut Live,
+        assessment: &Assessment,
+        sighted: &Sighted,
+        hit: &Match,
+    ) -> Result<()> {
+        let entry = &self.entry;
+        let Some(mut device) = devices::load(tx, entry.tenant, &entry.id)? else { return Ok(()) };
+        self.keep_state(tx, live)?;
+        let why = format!("{} is listed as {} by {}", sighted.value, hit.listed, hit.feed.name);
+        let order = |action| NewCommand::new(action, why.clone()).payload(json!({ "signal_id": self.signal_id }));
+        let note = NewEntry::new(audit::Action::DeviceBlocked, &self.origin)
+            .device(&entry.id)
+            .user(device.owner)
+            .token(self.jti)
+            .signal(self.signal_id, assessment.score)
+            .level(ThreatLevel::Critical)
+            .reason(why.clone());
+        let killswitch = &self.signals.killswitch;
+        let first = order(killswitch::Action::ImmediateQuarantine);
+        let blocked = killswitch.block(tx, &mut device, BlockCause::Intel, &first, note, &self.origin)?;
+        // One that was blocked for something milder a moment ago still has to hear all of it.
+        if blocked == Blocked::Already {
+            killswitch.issue(tx, &mut device, &first, &self.origin)?;
+        }
+        for action in [killswitch::Action::CriticalLock, killswitch::Action::ForceOverlay] {
+            killswitch.issue(tx, &mut device, &order(action), &self.origin)?;
+        }
+        devices::save(tx, &self.signals.devices, &device)?;
+        if let Some(end_session) = self.signals.end_session.get() {
+            end_session(tx, &device)?;
+        }
+        self.block_until_committed(tx, live);
+        Ok(())
+    }
+
+    /// Stores the engine's state behind a decision, so that it can be explained from exactly what led to it.
+    fn keep_state(&self, tx: &mut Tx<'_>, live: &Live) -> Result<()> {
+        let mut state = Vec::with_capacity(8 << 10);
+        encode_live(live, 0, &mut state);
+        let key = Key::new().bytes(self.entry.tenant.to_bytes()).bytes(self.signal_id.to_bytes());
+        tx.put_raw(DECISION_STATES, key, &state)
+    }
+
+    /// From the commit on the index says that the device is blocked; until then its place does.
+    fn block_until_committed(&self, tx: &mut Tx<'_>, live: &mut Live) {
+        live.block_pending = true;
+        let cell = Arc::clone(&self.cell);
+        tx.after_commit(move || cell.live().block_pending = false);
+    }
+
     /// What a change of decision brings with it, in the heartbeat's own transaction.
     fn decide(&self, tx: &mut Tx<'_>, live: &mut Live, assessment: &Assessment) -> Result<()> {
         let entry = &self.entry;
@@ -160,13 +231,7 @@ impl Job {
             .level(level)
             .reason(why.clone());
         if assessment.decision != Decision::Allow {
-            let mut state = Vec::with_capacity(8 << 10);
-            encode_live(live, 0, &mut state);
-            tx.put_raw(
-                DECISION_STATES,
-                Key::new().bytes(entry.tenant.to_bytes()).bytes(self.signal_id.to_bytes()),
-                &state,
-            )?;
+            self.keep_state(tx, live)?;
         }
         if assessment.decision == Decision::Block {
             // The row is read here, in the writer: a command of the same batch may have moved its `command_seq`.
@@ -178,10 +243,7 @@ impl Job {
                 }));
                 let system = Origin { source: self.origin.source, ..self.origin.clone() };
                 self.signals.killswitch.block(tx, &mut device, BlockCause::Score, &lock, note, &system)?;
-                // From the commit on, the index says it.
-                live.block_pending = true;
-                let cell = Arc::clone(&self.cell);
-                tx.after_commit(move || cell.live().block_pending = false);
+                self.block_until_committed(tx, live);
             }
             return Ok(());
         }

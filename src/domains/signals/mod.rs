@@ -14,12 +14,13 @@ mod record;
 pub use beat::Heartbeat;
 pub use cell::{Answer, Published};
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::domains::devices::{Device, DeviceEntry, Devices};
+use crate::domains::intel::{Intel, Motion};
 use crate::domains::killswitch::KillSwitch;
 use crate::domains::metering::Metering;
 use crate::kernel::context::Origin;
@@ -46,6 +47,9 @@ pub struct Settings {
 /// Hears how long each scoring took, for the metrics.
 pub type ScoringObserver = Arc<dyn Fn(Duration) + Send + Sync>;
 
+/// Ends a device's session within the transaction of its lock.
+pub type EndSession = Box<dyn Fn(&mut Tx<'_>, &Device) -> Result<()> + Send + Sync>;
+
 /// The intake. Cheap to clone.
 #[derive(Clone)]
 pub struct Signals {
@@ -57,6 +61,9 @@ struct Inner {
     devices: Devices,
     killswitch: KillSwitch,
     metering: Metering,
+    intel: Intel,
+    /// Sessions belong to a domain that is built later.
+    end_session: OnceLock<EndSession>,
     clock: Clock,
     random: Random,
     settings: Settings,
@@ -66,22 +73,37 @@ struct Inner {
     observer: ScoringObserver,
 }
 
+/// What the intake is built from.
+pub struct Parts {
+    /// The registry.
+    pub devices: Devices,
+    /// What locks.
+    pub killswitch: KillSwitch,
+    /// Counts heartbeats.
+    pub metering: Metering,
+    /// Knows what is bad.
+    pub intel: Intel,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub random: Random,
+    /// The configuration.
+    pub settings: Settings,
+    /// Hears how long scoring took.
+    pub observer: ScoringObserver,
+}
+
 impl Signals {
     /// Restores every device's rings: the last checkpoint, then the journal behind it.
-    pub fn rebuild(
-        devices: Devices,
-        killswitch: KillSwitch,
-        metering: Metering,
-        clock: Clock,
-        random: Random,
-        settings: Settings,
-        observer: ScoringObserver,
-    ) -> Result<Self> {
+    pub fn rebuild(parts: Parts) -> Result<Self> {
+        let Parts { devices, killswitch, metering, intel, clock, random, settings, observer } = parts;
         let inner = Inner {
             store: devices.store().clone(),
             devices,
             killswitch,
             metering,
+            intel,
+            end_session: OnceLock::new(),
             clock,
             random,
             settings,
@@ -91,6 +113,12 @@ impl Signals {
         };
         fold::restore(&inner)?;
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Says how sessions are ended; told once, before anything is served.
+    pub fn end_sessions_by(&self, end: EndSession) {
+        // A second one would be a defect of the boot sequence; the first one counts.
+        let _ = self.inner.end_session.set(end);
     }
 
     /// The work that rides along with commits: checkpoints of the rings, trimming of the journal.
@@ -116,6 +144,11 @@ impl Signals {
         }
         let device = entry.device();
         let now = self.inner.clock.now();
+        let extras = || beat.readings.iter().filter_map(|r| r.extras.as_deref());
+        let names = extras().flat_map(|e| &e.dns).map(AsRef::as_ref);
+        let packages = extras().flat_map(|e| &e.sideloaded).map(AsRef::as_ref);
+        let sighted = self.inner.intel.sight(entry.tenant, origin.ip, names, packages);
+        let motion = Motion::of(beat.readings.iter().map(|r| r.accelerometer));
         let (reply, answer) = oneshot::channel();
         let job = beat::Job {
             signals: Arc::clone(&self.inner),
@@ -125,6 +158,8 @@ impl Signals {
             jti,
             beat,
             sensors: device.sensors,
+            sighted,
+            motion,
             origin,
             received_at: now,
             signal_id: SignalId::generate(now, &self.inner.random),

@@ -1,0 +1,216 @@
+//! What threat feeds mean for devices: a sure match locks at once, an unsure one is written down, and a new indicator finds
+//! who had it before.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use blockremote::client::socket::Event;
+use blockremote::client::{frame::Action, frame::Incoming};
+use blockremote::store::tables::{SIGHTED_BY, SIGHTINGS};
+use blockremote::testkit::{Device, Fault, Server, text};
+use serde_json::{Value, json};
+
+use crate::common::{Done, audited, body, first_tenant};
+use crate::intel::put;
+use crate::people::done;
+
+/// A calm heartbeat that names packages and looked-up names.
+fn naming(device: &Device, packages: &[&str], names: &[&str]) -> Value {
+    let mut beat = device.calm();
+    beat["payload"]["sideloaded"] = json!(packages);
+    beat["payload"]["network"] = json!({ "dns": names });
+    beat
+}
+
+async fn packages(server: &Server, admin: &str, name: &str, list: &str, confidence: u8) -> Done {
+    let feed = json!({ "content": list, "kind": "package", "confidence": confidence, "source": "a maker of lists" });
+    put(server, admin, name, feed).await?.success()?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sure_match_quarantines_locks_covers_and_ends_the_tokens_in_one_commit() -> Done {
+    let mut server = Server::start().await?;
+    let admin = server.admin_token().await?;
+    packages(&server, &admin, "spy", "com.example.spy\n", 95).await?;
+    let mut device = server.enroll("BR-1").await?;
+    let mut bystander = server.enroll("BR-2").await?;
+    let mut socket = device.socket().await?;
+    assert!(matches!(socket.next().await, Event::Frame(Incoming::Command(c)) if c.action == Action::AuthOk));
+    let calm = device.calm();
+    assert_eq!(body(&device.beat(&calm).await?)["decision"], "allow");
+    let commits = || server.app().services.store.state().commits.load(std::sync::atomic::Ordering::SeqCst);
+    let before = commits();
+    let hostile = naming(&device, &["com.example.game", "com.example.spy"], &[]);
+    let answer = body(&device.beat(&hostile).await?);
+    assert_eq!(answer["decision"], "block", "{answer}");
+    assert!(answer["trust_score"].as_u64().unwrap() < answer["threshold"].as_u64().unwrap(), "{answer}");
+    assert!(commits() - before <= 2, "one for all of it, and perhaps one of the socket's");
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        match socket.next().await {
+            Event::Frame(Incoming::Command(command)) => told.push(command.action),
+            other => return Err(format!("{told:?}, then {other:?}").into()),
+        }
+    }
+    assert_eq!(told, [Action::ImmediateQuarantine, Action::CriticalLock, Action::ForceOverlay]);
+    assert_eq!(device.beat(&calm).await?.status, 401, "its tokens have ended");
+    let view = done(&server, &admin, "GET", "/v1/devices/BR-1", Value::Null).await?;
+    assert_eq!((text(&view, "state").as_str(), text(&view["blocked"], "cause").as_str()), ("blocked", "intel"));
+    assert!(text(&view["blocked"], "reason").contains("com.example.spy"), "{view}");
+    let log = audited(&server, "BR-1").await?;
+    for (action, times) in [("intel_matched", 1), ("device_blocked", 1), ("command_requested", 3)] {
+        assert_eq!(log.iter().filter(|a| *a == action).count(), times, "{action}: {log:?}");
+    }
+    assert_eq!(body(&bystander.beat(&bystander.calm()).await?)["decision"], "allow");
+
+    server.restart().await?;
+    let admin = server.admin_token().await?;
+    let view = done(&server, &admin, "GET", "/v1/devices/BR-1", Value::Null).await?;
+    assert_eq!(text(&view, "state"), "blocked", "a restart releases nobody");
+    Ok(())
+}
+
+/// A list of somebody who is not sure, a name that half the Internet uses: worth a line in the log and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unsure_match_is_written_down_once_and_locks_nobody() -> Done {
+    let server = Server::start().await?;
+    let admin = server.admin_token().await?;
+    put(&server, &admin, "unsure", json!({ "content": "evil.example\n127.0.0.1 worse.example\n203.0.113.0/24\n" }))
+        .await?
+        .success()?;
+    let mut device = server.enroll("BR-1").await?;
+    for _ in 0..5 {
+        let beat = naming(
+            &device,
+            &["not a package", "com.example.game"],
+            &["WWW.Evil.Example.", "203.0.113.9", "good.example", "\u{0}"],
+        );
+        assert_eq!(body(&device.beat(&beat).await?)["decision"], "allow");
+    }
+    let log = audited(&server, "BR-1").await?;
+    assert_eq!(log.iter().filter(|a| *a == "intel_matched").count(), 2, "{log:?}");
+    assert!(!log.iter().any(|a| a == "device_blocked"), "{log:?}");
+    Ok(())
+}
+
+async fn hunts(server: &Server, admin: &str) -> Result<Vec<Value>, Fault> {
+    let page = done(server, admin, "GET", "/v1/intel/hunts", Value::Null).await?;
+    Ok(page["data"].as_array().unwrap().clone())
+}
+
+async fn hunted(server: &Server, admin: &str, reports: usize) -> Result<Vec<Value>, Fault> {
+    for _ in 0..300 {
+        if hunts(server, admin).await?.len() >= reports {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    hunts(server, admin).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_indicator_finds_who_had_it_before_and_says_so_once() -> Done {
+    let server = Server::start().await?;
+    let admin = server.admin_token().await?;
+    let mut device = server.enroll("BR-1").await?;
+    let mut clean = server.enroll("BR-2").await?;
+    let beat = naming(&device, &["com.example.spy"], &["a.evil.example"]);
+    device.beat(&beat).await?.success()?;
+    clean.beat(&naming(&clean, &["com.example.game"], &["good.example"])).await?.success()?;
+    assert!(hunts(&server, &admin).await?.is_empty());
+    packages(&server, &admin, "spy", "com.example.spy\n", 95).await?;
+    let reports = hunted(&server, &admin, 1).await?;
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    let finds = reports[0]["finds"].as_array().unwrap();
+    assert_eq!(finds.len(), 1, "{finds:?}");
+    assert_eq!((text(&finds[0], "device_id").as_str(), text(&finds[0], "value").as_str()), ("BR-1", "com.example.spy"));
+    assert!(audited(&server, "BR-1").await?.iter().any(|a| a == "intel_found_in_history"));
+    assert!(!audited(&server, "BR-2").await?.iter().any(|a| a == "intel_found_in_history"));
+    let view = done(&server, &admin, "GET", "/v1/devices/BR-1", Value::Null).await?;
+    assert_eq!(text(&view, "state"), "active", "the past is reported; what is there now locks with its next heartbeat");
+
+    // The same list again tomorrow is no news; a domain above a name is.
+    packages(&server, &admin, "spy", "com.example.spy\n", 95).await?;
+    put(&server, &admin, "names", json!({ "content": "evil.example\n" })).await?.success()?;
+    let reports = hunted(&server, &admin, 2).await?;
+    assert_eq!(reports.len(), 2, "{reports:?}");
+    assert_eq!(text(&reports[0]["finds"][0], "listed"), "evil.example");
+    let history = done(&server, &admin, "GET", "/v1/devices/BR-1/sideloads", Value::Null).await?;
+    assert_eq!(history["data"].as_array().unwrap().len(), 1, "{history}");
+    assert_eq!(
+        (&history["data"][0]["package"], &history["data"][0]["verdict"]),
+        (&json!("com.example.spy"), &json!("listed"))
+    );
+    assert_eq!(body(&device.beat(&beat).await?)["decision"], "block");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_that_share_what_is_seldom_shared_are_linked() -> Done {
+    let server = Server::start().await?;
+    let admin = server.admin_token().await?;
+    put(&server, &admin, "names", json!({ "content": "evil.example\n" })).await?.success()?;
+    let mut devices = Vec::new();
+    for name in ["BR-1", "BR-2", "BR-3"] {
+        devices.push(server.enroll(name).await?);
+    }
+    let moving = |device: &Device, seed: f64| {
+        let reading = |i: u32| {
+            let t = f64::from(i) + seed;
+            json!({ "t_ms": 1_000 + i * 20, "accelerometer": [(t * 0.7).sin(), 9.0 + (t * 1.3).sin(), (t * 2.1).cos()],
+                "gyroscope": [(t * 0.3).sin(), (t * 0.9).cos(), 0.01] })
+        };
+        json!({ "device_id": device.id, "readings": (0..100).map(reading).collect::<Vec<_>>() })
+    };
+    for (device, (packages, names, seed)) in devices.iter_mut().zip([
+        (vec!["com.example.rare"], vec!["x.evil.example", "good.example"], 0.25),
+        (vec!["com.example.rare"], vec!["good.example"], 0.25),
+        (vec![], vec!["x.evil.example", "good.example"], 7.75),
+    ]) {
+        let beat = naming(device, &packages, &names);
+        device.beat(&beat).await?.success()?;
+        let motion = moving(device, seed);
+        device.beat(&motion).await?.success()?;
+    }
+    let links = done(&server, &admin, "GET", "/v1/devices/BR-1/links", Value::Null).await?;
+    let by = |name: &str| -> Vec<String> {
+        let of = links["data"].as_array().unwrap().iter().find(|l| text(l, "device_id") == name);
+        let mut by: Vec<String> =
+            of.map_or(&json!([]), |l| &l["shared"]).as_array().unwrap().iter().map(|s| text(s, "by")).collect();
+        by.sort();
+        by
+    };
+    assert_eq!(by("BR-2"), ["address", "motion", "package"], "{links}");
+    assert_eq!(by("BR-3"), ["address", "indicator"], "{links}");
+    assert_eq!(by("BR-1"), [String::new(); 0], "never with itself");
+    Ok(())
+}
+
+/// What devices were seen with goes with them, and no device fills the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_devices_history_is_bounded_and_ends_with_it() -> Done {
+    let server = Server::start_with(|c| c.heartbeat.next = std::time::Duration::from_secs(5)).await?;
+    let admin = server.admin_token().await?;
+    let mut device = server.enroll("BR-1").await?;
+    let rows = |table| {
+        let mut count = 0;
+        server.app().services.store.read()?.visit(table, &[], None, |_, _| {
+            count += 1;
+            Ok(true)
+        })?;
+        Ok::<usize, Fault>(count)
+    };
+    for round in 0..90 {
+        let names: Vec<String> = (0..40).map(|i| format!("host-{round}-{i}.example")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        device.beat(&naming(&device, &[], &names)).await?.success()?;
+        if round == 0 {
+            assert_eq!(rows(SIGHTED_BY)?, 32, "so many of one heartbeat");
+        }
+    }
+    assert!(rows(SIGHTINGS)? <= 2_001 && rows(SIGHTED_BY)? <= 2_000, "{} {}", rows(SIGHTINGS)?, rows(SIGHTED_BY)?);
+    assert!(rows(SIGHTED_BY)? > 1_500);
+    done(&server, &admin, "DELETE", "/v1/devices/BR-1", Value::Null).await?;
+    assert_eq!((rows(SIGHTINGS)?, rows(SIGHTED_BY)?), (0, 0));
+    assert!(first_tenant(&server).await.is_ok());
+    Ok(())
+}
