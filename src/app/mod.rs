@@ -233,12 +233,15 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         devices: devices.clone(),
         killswitch: killswitch.clone(),
         metering: metering.clone(),
+        attestation: attestation.clone(),
         intel: intel.clone(),
         clock: clock.clone(),
         random: random.clone(),
         settings: signals::Settings {
             next_heartbeat: config.heartbeat.next,
-            policy: engine::Policy { threshold: config.engine.threshold, ..engine::Policy::default() },
+            policy: engine_policy(config, config.engine.threshold),
+            shadow: (config.engine.shadow_threshold > 0).then(|| engine_policy(config, config.engine.shadow_threshold)),
+            simplified_from: config.engine.simplified_from,
             retention: config.retention.signals,
             checkpoint_bytes: config.store.checkpoint_bytes as u64,
         },
@@ -554,4 +557,12 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address).await.map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     Ok((listener, address))
+}
+
+/// What the configuration says about scores, with this threshold.
+pub fn engine_policy(config: &Config, threshold: u8) -> engine::Policy {
+    let w = &config.engine;
+    let weights = [w.weight_accelerometer, w.weight_gyroscope, w.weight_touch, w.weight_network]
+        .map(|percent| f32::from(percent) / 100.0);
+    engine::Policy { threshold, weights, ..engine::Policy::default() }
 }

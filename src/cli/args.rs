@@ -285,6 +285,24 @@ pub enum AuditCommand {
     /// Recompute every tenant's tree from its entries and compare it with what is stored
     #[command(after_help = "Example:\n  blockremote audit verify /mnt/backup/blockremote.redb --json")]
     Verify(VerifyArgs),
+    /// Recompute a decision from the stored readings and state, and compare it with what was answered
+    #[command(after_help = "Uses the thresholds and weights of the configuration, which must be those of then.\n\n\
+                            Example:\n  blockremote audit replay sig_019b0a5e-7c11-7a4e-9d5a-2f6b1c3d4e5f --json")]
+    Replay(ReplayArgs),
+}
+
+/// `audit replay`.
+#[derive(Args, Clone, Debug)]
+pub struct ReplayArgs {
+    /// As the heartbeat's answer and the audit log show it
+    #[arg(value_name = "SIGNAL_ID")]
+    pub signal: String,
+    /// The file [default: the data file]
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `admin`.
@@ -297,7 +315,7 @@ pub enum AdminCommand {
     #[command(subcommand, after_help = "Example:\n  blockremote admin token enroll --uses 1")]
     Token(TokenCommand),
     /// Plans
-    #[command(subcommand, after_help = "Example:\n  blockremote admin plans show > plans.toml")]
+    #[command(subcommand, after_help = "Example:\n  blockremote admin plans show")]
     Plans(PlansCommand),
     /// Install a licence that the vendor signed
     #[command(after_help = "Example:\n  blockremote admin licence licence.jws --tenant default")]
@@ -311,7 +329,7 @@ pub enum AdminCommand {
 #[derive(Subcommand, Clone, Debug)]
 pub enum PlansCommand {
     /// Print the plans that the program brings, as a file for billing.plans
-    #[command(after_help = "Example:\n  blockremote admin plans show > plans.toml")]
+    #[command(after_help = "Example:\n  blockremote admin plans show")]
     Show,
     /// Make the running appliance read the file of plans anew
     #[command(after_help = "Example:\n  blockremote admin plans reload")]

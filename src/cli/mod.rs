@@ -15,6 +15,7 @@ mod feeds;
 mod init;
 mod intel;
 mod password;
+mod replay;
 mod serve;
 mod settings;
 
@@ -101,6 +102,7 @@ fn dispatch(cli: &Cli) -> Outcome {
                 Command::Verify(args) | Command::Audit(AuditCommand::Verify(args)) => {
                     data::verify(&loaded.config, args.file.as_deref(), args.json)
                 }
+                Command::Audit(AuditCommand::Replay(args)) => replay::run(&loaded.config, args),
                 Command::Config(args) => settings::run(&loaded, args.json),
                 Command::Doctor(args) => doctor::run(&loaded, args.json),
                 Command::Admin(AdminCommand::Keys(KeysCommand::Rotate(args))) => {

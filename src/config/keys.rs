@@ -96,6 +96,9 @@ fn days(n: u32) -> Duration {
 fn mib(n: u32) -> usize {
     usize::try_from(u64::from(n) * 1024 * 1024).unwrap_or(usize::MAX)
 }
+fn percent(n: u32) -> u8 {
+    u8::try_from(n).unwrap_or(100)
+}
 fn count(n: u32) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
@@ -255,6 +258,18 @@ pub static KEYS: &[Key] = &[
         "How long readings are kept for investigation."),
     integer("engine.threshold", ("40", 20, 60), |c, n| c.engine.threshold = u8::try_from(n).unwrap_or(60),
         "Trust score below which a device is blocked, before adaptation."),
+    integer("engine.weight_accelerometer", ("40", 0, 100), |c, n| c.engine.weight_accelerometer = percent(n),
+        "Weight of the accelerometer in the trust score; the four are put in proportion."),
+    integer("engine.weight_gyroscope", ("30", 0, 100), |c, n| c.engine.weight_gyroscope = percent(n),
+        "Weight of the gyroscope."),
+    integer("engine.weight_touch", ("15", 0, 100), |c, n| c.engine.weight_touch = percent(n),
+        "Weight of the touches."),
+    integer("engine.weight_network", ("15", 0, 100), |c, n| c.engine.weight_network = percent(n),
+        "Weight of the network."),
+    integer("engine.shadow_threshold", ("0", 0, 60), |c, n| c.engine.shadow_threshold = u8::try_from(n).unwrap_or(60),
+        "Threshold of a second policy that judges beside the first and only reports; 0: none."),
+    integer("engine.simplified_from", ("8192", 1, 16_384), |c, n| c.engine.simplified_from = n.into(),
+        "Jobs waiting to be written from which heartbeats are judged by the hard rules alone."),
     path("intel.sources", None, |c, v| c.intel.sources = Some(v),
         "Threat feeds to fetch on a schedule (TOML; README.md shows one); not set: none is fetched."),
     path("intel.ca_certificates", Some("/etc/ssl/certs/ca-certificates.crt"), |c, v| c.intel.ca_certificates = v,

@@ -252,6 +252,18 @@ pub struct Retention {
 pub struct Engine {
     /// Points below which a device is blocked, before adaptation; 20 to 60.
     pub threshold: u8,
+    /// What the accelerometer weighs in a score, in percent.
+    pub weight_accelerometer: u8,
+    /// What the gyroscope weighs.
+    pub weight_gyroscope: u8,
+    /// What touches weigh.
+    pub weight_touch: u8,
+    /// What the network weighs.
+    pub weight_network: u8,
+    /// Threshold of a second policy that only reports; 0: none.
+    pub shadow_threshold: u8,
+    /// Waiting jobs from which heartbeats are judged by the hard rules alone.
+    pub simplified_from: u64,
 }
 
 /// Threat feeds.
@@ -443,7 +455,15 @@ impl Config {
                 socket_handshakes_per_minute: 0,
             },
             retention: Retention { signals: none },
-            engine: Engine { threshold: 0 },
+            engine: Engine {
+                threshold: 0,
+                weight_accelerometer: 0,
+                weight_gyroscope: 0,
+                weight_touch: 0,
+                weight_network: 0,
+                shadow_threshold: 0,
+                simplified_from: 0,
+            },
             intel: Intel {
                 sources: None,
                 ca_certificates: PathBuf::new(),

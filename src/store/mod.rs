@@ -221,6 +221,11 @@ impl Store {
         })
     }
 
+    /// Jobs that wait for the writer.
+    pub fn queued(&self) -> u64 {
+        self.inner.state.queued.load(Ordering::Relaxed)
+    }
+
     /// Runs `change` in the writer and answers when it is durable.
     ///
     /// `change` validates first and writes then; it may run a second time when another change spoiled its batch, so it

@@ -120,7 +120,9 @@ tables! {
     SIGNAL_JOURNAL = "signal_journal", Appliance;
     /// tenant, device number -> raw: rings and engine state as of a journal block.
     SIGNAL_RINGS = "signal_rings", Key;
-    /// tenant, signal id -> raw: ring and engine state behind a decision other than allow, kept with the audit entry.
+    /// tenant, device number, journal block -> raw: the same as it was once a day, for replays of what came after.
+    SIGNAL_ANCHORS = "signal_anchors", Key;
+    /// tenant, signal id -> raw: state and heartbeat behind a decision other than allow, kept with the audit entry.
     DECISION_STATES = "decision_states", Key;
     /// tenant, name, 0 -> threat feed; the appliance's own stand under the id of zeros.
     INTEL_FEEDS = "intel_feeds", Key;

@@ -181,7 +181,7 @@ async fn devices_that_share_what_is_seldom_shared_are_linked() -> Done {
     };
     assert_eq!(by("BR-2"), ["address", "motion", "package"], "{links}");
     assert_eq!(by("BR-3"), ["address", "indicator"], "{links}");
-    assert_eq!(by("BR-1"), [String::new(); 0], "never with itself");
+    assert!(by("BR-1").is_empty(), "never with itself");
     Ok(())
 }
 

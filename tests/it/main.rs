@@ -34,6 +34,7 @@ mod passkeys;
 mod passwords;
 mod people;
 mod refresh;
+mod replay;
 mod roles;
 mod second_factors;
 mod sessions;

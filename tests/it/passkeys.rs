@@ -330,9 +330,8 @@ async fn where_the_make_must_be_shown_a_passkey_that_says_nothing_is_refused() -
     })
     .await?;
     let token = server.admin_token().await?;
-    let options = server.client()?.post(REGISTER, Some(&token), &json!({})).await?.json()?;
-    let options: Value = options;
-    assert_eq!(options["attestation"], "direct", "{options}");
+    let options: Value = server.client()?.post(REGISTER, Some(&token), &json!({})).await?.json()?;
+    assert_eq!(options["publicKey"]["attestation"], "direct", "{options}");
     let mut key = authenticator(&server);
     let silent = key.register(&challenge(&server, REGISTER, Some(&token)).await?);
     let answer = register(&server, &token, &silent).await?;

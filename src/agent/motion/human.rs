@@ -1,7 +1,8 @@
 //! A made-up person with a phone: holds it, walks with it, puts it down, taps on it.
 //!
 //! The model is plausible, not measured: gravity in a slowly changing orientation with a gyroscope that follows it,
-//! tremor of 8 to 12 Hz, posture shifts, steps of about 1.8 Hz that differ from each other, rest on a desk with the
+//! tremor of 8 to 12 Hz, posture shifts, steps of about 1.8 Hz that differ from each other and
+//! end in a blow that both sensors feel, rest on a desk with the
 //! sensor's own noise and steps. A touch pushes the phone a little wherever it is.
 
 use std::f32::consts::TAU;
@@ -91,6 +92,8 @@ pub struct Human {
     step_hz: f32,
     step_strength: [f32; 4],
     swing_strength: [f32; 3],
+    /// The heel's blow that dies away, through both sensors at once.
+    strike: f32,
     fingers: Fingers,
     push: Push,
     noise: f32,
@@ -120,6 +123,7 @@ impl Human {
             step_hz: dice.between(1.6, 2.0),
             step_strength: [2.0, 0.8, 0.4, 0.2],
             swing_strength: [1.0; 3],
+            strike: 0.0,
             fingers,
             push: Push::default(),
             noise: dice.between(0.006, 0.012),
@@ -170,6 +174,7 @@ impl Human {
             self.step_phase -= TAU;
             // No two steps are alike.
             let d = &mut self.dice;
+            self.strike = d.log_normal(1.0, 0.3).clamp(0.4, 2.0);
             self.step_hz = (self.step_hz + 0.09 * d.normal()).clamp(1.5, 2.2);
             let usual = [2.2, 1.0, 0.5, 0.3];
             for (strength, usual) in self.step_strength.iter_mut().zip(usual) {
@@ -179,6 +184,7 @@ impl Human {
                 *swing = (*swing + 0.5 * (1.0 - *swing) + 0.25 * d.normal()).clamp(0.3, 1.8);
             }
         }
+        self.strike *= 0.55;
         let p = self.step_phase;
         let harmonics = [p.sin(), (2.0 * p + 0.6).sin(), (3.0 * p + 1.9).sin(), (4.0 * p + 0.3).sin()];
         let up: f32 = harmonics.iter().zip(&self.step_strength).map(|(h, s)| h * s).sum();
@@ -189,8 +195,9 @@ impl Human {
             [a * 0.5 * (p + 0.7).cos(), b * 0.35 * (0.5 * p).cos() + 0.1 * p.sin(), c * 0.3 * (p + 2.0).sin()];
         // Clothes, floor and hand add what no two steps share.
         let [x, y, z] = self.drift;
-        let step = [sway + 1.2 * y, forth + 1.2 * z, up + 1.2 * x];
-        (step, [sx + 0.4 * z, sy + 0.4 * x, sz + 0.4 * y])
+        let blow = self.strike;
+        let step = [sway + 1.2 * y + 3.0 * blow, forth + 1.2 * z + 2.0 * blow, up + 1.2 * x + 7.0 * blow];
+        (step, [sx + 0.4 * z + 2.2 * blow, sy + 0.4 * x + 1.5 * blow, sz + 0.4 * y + 1.0 * blow])
     }
 }
 

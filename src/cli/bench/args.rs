@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand, value_parser};
 
+use super::engine::EngineArgs;
+
 /// `bench`.
 #[derive(Subcommand, Clone, Debug)]
 pub enum BenchCommand {
@@ -26,6 +28,10 @@ pub enum BenchCommand {
     /// Memory of living sessions
     #[command(after_help = "Example:\n  blockremote bench sessions --devices 1000000 --json")]
     Sessions(BenchArgs),
+    /// The threat engine against recordings of real devices, or the fitting of its population
+    #[command(after_help = "Examples:\n  blockremote bench engine --data recordings --json\n  \
+                            blockremote bench engine --data recordings --fit")]
+    Engine(EngineArgs),
 }
 
 /// What the benches share.

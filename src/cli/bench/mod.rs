@@ -2,6 +2,7 @@
 
 pub mod args;
 mod bare;
+mod engine;
 mod latency;
 mod load;
 mod place;
@@ -14,15 +15,17 @@ use self::args::BenchCommand;
 use super::{Cli, Outcome};
 
 pub(super) fn run(cli: &Cli, command: &BenchCommand) -> Outcome {
-    let settings = super::load(cli)?.config;
+    let settings = || Ok::<_, super::Failure>(super::load(cli)?.config);
     match command {
-        BenchCommand::Load(args) => load::run(settings, args),
-        BenchCommand::Latency(args) => latency::run(settings, args),
+        // Here `--data` is a folder of recordings.
+        BenchCommand::Engine(args) => engine::run(cli.data.as_deref(), args),
+        BenchCommand::Load(args) => load::run(settings()?, args),
+        BenchCommand::Latency(args) => latency::run(settings()?, args),
         BenchCommand::Sockets(args) => sockets::run(args),
-        BenchCommand::Restart(args) => restart::run(settings, args),
-        BenchCommand::Storm(args) => storm::storm(settings, args),
-        BenchCommand::Reattest(args) => storm::reattest(settings, args),
-        BenchCommand::Sessions(args) => sessions::run(settings, args),
+        BenchCommand::Restart(args) => restart::run(settings()?, args),
+        BenchCommand::Storm(args) => storm::storm(settings()?, args),
+        BenchCommand::Reattest(args) => storm::reattest(settings()?, args),
+        BenchCommand::Sessions(args) => sessions::run(settings()?, args),
     }
 }
 

@@ -85,7 +85,10 @@ impl Attestation {
             wanted && hub.is_open(entry.no) && asked.pin().get(&entry.no).is_none_or(|at| now.since(*at) >= PATIENCE)
         };
         asked.pin().retain(|_, at| now.since(*at) < PATIENCE);
-        let due: Vec<_> = self.inner.devices.entries().into_iter().filter(is_due).take(ROUND_MAX).collect();
+        // Claimed before it is asked: of two rounds at once one asks.
+        let claimed = |entry: &Arc<DeviceEntry>| asked.pin().try_insert(entry.no, now).is_ok();
+        let entries = self.inner.devices.entries().into_iter();
+        let due: Vec<_> = entries.filter(is_due).filter(claimed).take(ROUND_MAX).collect();
         if due.is_empty() {
             return;
         }

@@ -132,6 +132,8 @@ pub enum Action {
     DeviceChallenged,
     /// The engine trusts the device again.
     DeviceTrusted,
+    /// An updated engine could not continue what an older one had gathered of a device.
+    EngineRestarted,
     /// A command was issued.
     CommandRequested,
     /// A device carried a command out.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-use super::engine::{Decision, Extras, Network, Reading, Touch};
+use super::engine::{Decision, Extras, Network, Reading, Test, Touch};
 use super::{Answer, Heartbeat, Signals};
 use crate::domains::devices::{Device, DeviceEntry};
 use crate::gate::{Context, Json, Params, Query, Reply, Validate};
@@ -373,6 +373,10 @@ pub struct TrustScoreResponse {
     pub features: BTreeMap<&'static str, f64>,
     /// Why.
     pub reasons: Vec<ReasonBody>,
+    /// The tests of motion and touches: what was measured, what is usual, what it adds.
+    pub explanation: Vec<ExplanationBody>,
+    /// What a second policy says of the same readings, where one is configured; it acts on nothing.
+    pub shadow: Option<ShadowBody>,
     /// The time of the newest heartbeat; null before the first.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub updated_at: Option<Timestamp>,
@@ -390,6 +394,34 @@ pub struct ComponentsBody {
     pub touch_entropy: Option<u8>,
     /// How usual the traffic is.
     pub network_spike: Option<u8>,
+}
+
+/// One test: its value against what is usual in the device's situation.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Explanation)]
+pub struct ExplanationBody {
+    /// Stable.
+    pub feature: &'static str,
+    /// The last value.
+    pub value: f32,
+    /// What half of the genuine devices stay below in the same situation.
+    pub baseline: f32,
+    /// How rare the value is: 2 for one genuine window in a hundred.
+    pub rarity_decades: f32,
+    /// Evidence gathered so far; from 4 the owner is asked, from 7 the device is locked.
+    pub contribution_decades: f32,
+}
+
+/// What the second policy says.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Shadow)]
+pub struct ShadowBody {
+    /// 0 (hostile) to 100.
+    pub score: u8,
+    /// `allow`, `challenge` or `block`.
+    pub decision: &'static str,
+    /// Below it the device would be blocked.
+    pub threshold: u8,
 }
 
 /// One reason.
@@ -451,6 +483,25 @@ fn trust_of(entry: &DeviceEntry, signals: &Signals) -> TrustScoreResponse {
         reasons: assessment
             .map(|a| a.reasons.iter().map(|r| ReasonBody { code: r.name(), detail: r.sentence() }).collect())
             .unwrap_or_default(),
+        explanation: assessment
+            .map(|a| {
+                let tests = Test::ALL.iter().zip(a.tests);
+                let told = tests.filter(|(_, w)| w.value.is_finite() && w.usual.is_finite());
+                told.map(|(test, w)| ExplanationBody {
+                    feature: test.as_str(),
+                    value: w.value,
+                    baseline: w.usual,
+                    rarity_decades: w.decades,
+                    contribution_decades: w.level,
+                })
+                .collect()
+            })
+            .unwrap_or_default(),
+        shadow: published.as_ref().and_then(|p| p.shadow).map(|s| ShadowBody {
+            score: s.score.points(),
+            decision: s.decision.as_str(),
+            threshold: s.threshold,
+        }),
         updated_at: published.map(|p| p.at).or_else(|| entry.last_seen()),
     }
 }

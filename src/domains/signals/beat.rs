@@ -5,18 +5,19 @@ use std::sync::{Arc, PoisonError};
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::cell::{Answer, Cell, LastSeq, Live, Published};
-use super::engine::{Assessment, Decision, Reading};
-use super::record::{Record, encode_live};
+use super::cell::{Answer, Cell, Effort, LastSeq, Live, Published};
+use super::engine::{Assessment, Decision, Facts, Plan, Reading};
+use super::record::{Record, encode_decision};
 use super::{Inner, device_blocked, device_removed};
 use crate::domains::audit::{self, NewEntry, ThreatLevel};
 use crate::domains::devices::{self, BlockCause, Blocked, DeviceEntry, SensorsDeclared};
 use crate::domains::intel::{Match, Motion, Sighted};
 use crate::domains::killswitch::{self, NewCommand, Notice, Outgoing};
+use crate::domains::tenants::PlanTier;
 use crate::kernel::clock::Stopwatch;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{SessionId, SignalId, TokenId};
-use crate::kernel::{Error, Kind, Refusal, Result, Timestamp, TrustScore};
+use crate::kernel::{Error, Kind, Refusal, Result, Timestamp};
 use crate::store::tables::{DECISION_STATES, Key};
 use crate::store::{self, Fate, Tx};
 
@@ -65,18 +66,15 @@ impl store::Job for Job {
             return Ok(());
         }
         let watch = Stopwatch::start();
-        live.prepare(self.sensors);
-        live.received_at = self.received_at;
-        for reading in &self.beat.readings {
-            live.engine.push(reading);
-        }
-        let mut assessment = live.engine.assess(&self.signals.settings.policy);
         let intel = &self.signals.intel;
         let critical = intel.critical(&self.sighted);
-        if critical.is_some() {
-            assessment.decision = Decision::Block;
-            assessment.score = assessment.score.min(TrustScore::new(assessment.threshold.saturating_sub(1)));
-        }
+        let facts = self.facts(critical.is_some());
+        let effort = self.signals.effort();
+        // A decision is kept with the state that it was made from.
+        let from = live.clone();
+        live.prepare(self.sensors, &facts);
+        live.received_at = self.received_at;
+        let assessment = live.take(&self.beat.readings, effort, &self.signals.settings.policy);
         (self.signals.observer)(watch.elapsed());
         let answer = Answer {
             signal_id: self.signal_id,
@@ -85,15 +83,20 @@ impl store::Job for Job {
             threshold: assessment.threshold,
             engine: assessment.engine.as_str(),
         };
-        tx.append_signal(|out| self.record(&answer).encode(out));
+        let record = self.record(&answer, facts, effort);
+        tx.append_signal(|out| record.encode(out));
         self.signals.metering.heartbeat(self.entry.tenant, self.entry.no, self.received_at);
         if let Some(seq) = self.beat.seq {
             live.last_seq = Some(LastSeq { session: self.session, seq, answer });
         }
-        let before = std::mem::replace(&mut live.decision, answer.decision);
+        if let Some(version) = live.set_aside.take() {
+            self.note_set_aside(tx, version)?;
+        }
+        // A device that was released begins with a clean sheet, whatever it was blocked for.
+        let before = if from.decision == Decision::Block { Decision::Allow } else { from.decision };
         match critical {
-            Some((sighted, hit)) => self.quarantine(tx, &mut live, &assessment, sighted, hit)?,
-            None if before != answer.decision => self.decide(tx, &mut live, &assessment)?,
+            Some((sighted, hit)) => self.quarantine(tx, &mut live, &assessment, (&from, &record), sighted, hit)?,
+            None if before != answer.decision => self.decide(tx, &mut live, &assessment, (&from, &record))?,
             None => {}
         }
         intel.note(tx, &self.entry, &self.sighted, &self.origin, self.received_at)?;
@@ -104,7 +107,14 @@ impl store::Job for Job {
             live.dirty = true;
             self.signals.dirty.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&cell));
         }
-        self.publish = Some(Published { assessment, at: self.received_at });
+        let shadow = self.signals.shadow(&live.engine);
+        if let Some(shadow) = shadow.filter(|s| s.decision != answer.decision) {
+            tracing::info!(
+                device = %self.entry.id, signal = %self.signal_id, active = answer.decision.as_str(),
+                shadow = shadow.decision.as_str(), "the shadow policy would decide otherwise"
+            );
+        }
+        self.publish = Some(Published { assessment, at: self.received_at, shadow });
         self.result = Some(Ok(answer));
         Ok(())
     }
@@ -145,7 +155,38 @@ impl Job {
         }
     }
 
-    fn record(&self, answer: &Answer) -> Record<'_> {
+    /// What others know of the device at this moment; everything from outside of its readings comes in here.
+    fn facts(&self, known_bad_package: bool) -> Facts {
+        let plan = match self.entry.paid_tier(self.received_at) {
+            None | Some(PlanTier::Trial) => Plan::Trial,
+            Some(PlanTier::PaidBasic) => Plan::Basic,
+            Some(PlanTier::Paid) => Plan::Paid,
+            Some(PlanTier::Enterprise) => Plan::Enterprise,
+        };
+        Facts {
+            now_ms: u64::try_from(self.received_at.as_millis()).unwrap_or(0),
+            attestation_score: self.signals.attestation.score(&self.entry.device()),
+            plan,
+            known_bad_package,
+            ..Facts::default()
+        }
+    }
+
+    fn note_set_aside(&self, tx: &mut Tx<'_>, version: u8) -> Result<()> {
+        let why = format!(
+            "The appliance was updated: what engine {version} had gathered of this device cannot be continued by engine {}, so the device starts anew.",
+            super::engine::VERSION
+        );
+        let note = NewEntry::new(audit::Action::EngineRestarted, &self.origin)
+            .device(&self.entry.id)
+            .user(self.entry.device().owner)
+            .level(ThreatLevel::None)
+            .reason(why);
+        audit::append(tx, self.entry.tenant, self.received_at, &self.signals.random, &note)?;
+        Ok(())
+    }
+
+    fn record(&self, answer: &Answer, facts: Facts, effort: Effort) -> Record<'_> {
         Record {
             device: self.entry.no,
             signal_id: self.signal_id,
@@ -155,6 +196,9 @@ impl Job {
             sensors: self.sensors,
             score: answer.score,
             decision: answer.decision,
+            threshold: answer.threshold,
+            facts,
+            effort,
             readings: self.beat.readings.as_slice().into(),
         }
     }
@@ -166,12 +210,13 @@ impl Job {
         tx: &mut Tx<'_>,
         live: &mut Live,
         assessment: &Assessment,
+        (from, record): (&Live, &Record<'_>),
         sighted: &Sighted,
         hit: &Match,
     ) -> Result<()> {
         let entry = &self.entry;
         let Some(mut device) = devices::load(tx, entry.tenant, &entry.id)? else { return Ok(()) };
-        self.keep_state(tx, live)?;
+        self.keep_state(tx, from, record)?;
         let why = format!("{} is listed as {} by {}", sighted.value, hit.listed, hit.feed.name);
         let order = |action| NewCommand::new(action, why.clone()).payload(json!({ "signal_id": self.signal_id }));
         let note = NewEntry::new(audit::Action::DeviceBlocked, &self.origin)
@@ -199,10 +244,10 @@ impl Job {
         Ok(())
     }
 
-    /// Stores the engine's state behind a decision, so that it can be explained from exactly what led to it.
-    fn keep_state(&self, tx: &mut Tx<'_>, live: &Live) -> Result<()> {
-        let mut state = Vec::with_capacity(8 << 10);
-        encode_live(live, 0, &mut state);
+    /// Stores the state that a decision was made from and the heartbeat that led to it, so that it can be recomputed.
+    fn keep_state(&self, tx: &mut Tx<'_>, from: &Live, record: &Record<'_>) -> Result<()> {
+        let mut state = Vec::with_capacity(12 << 10);
+        encode_decision(from, record, &mut state);
         let key = Key::new().bytes(self.entry.tenant.to_bytes()).bytes(self.signal_id.to_bytes());
         tx.put_raw(DECISION_STATES, key, &state)
     }
@@ -215,7 +260,13 @@ impl Job {
     }
 
     /// What a change of decision brings with it, in the heartbeat's own transaction.
-    fn decide(&self, tx: &mut Tx<'_>, live: &mut Live, assessment: &Assessment) -> Result<()> {
+    fn decide(
+        &self,
+        tx: &mut Tx<'_>,
+        live: &mut Live,
+        assessment: &Assessment,
+        (from, record): (&Live, &Record<'_>),
+    ) -> Result<()> {
         let entry = &self.entry;
         let why = explain(assessment);
         let (action, level) = match assessment.decision {
@@ -231,7 +282,7 @@ impl Job {
             .level(level)
             .reason(why.clone());
         if assessment.decision != Decision::Allow {
-            self.keep_state(tx, live)?;
+            self.keep_state(tx, from, record)?;
         }
         if assessment.decision == Decision::Block {
             // The row is read here, in the writer: a command of the same batch may have moved its `command_seq`.

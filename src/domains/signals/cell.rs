@@ -2,7 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::engine::{Assessment, Decision, DeviceEngine, Sensors};
+use super::engine::{Assessment, Decision, DeviceEngine, Engine, Facts, Policy, Reading, Sensors};
+use super::record::Record;
 use crate::domains::devices::{DeviceEntry, SensorsDeclared};
 use crate::kernel::ids::{DeviceId, DeviceNo, SessionId, SignalId, TenantId};
 use crate::kernel::{Timestamp, TrustScore};
@@ -22,6 +23,17 @@ pub struct Answer {
     pub engine: &'static str,
 }
 
+/// What a second policy would have said; it acts on nothing.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Shadow {
+    /// Its score.
+    pub score: TrustScore,
+    /// Its decision.
+    pub decision: Decision,
+    /// Its threshold.
+    pub threshold: u8,
+}
+
 /// The last durable assessment of a device.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Published {
@@ -29,6 +41,8 @@ pub struct Published {
     pub assessment: Assessment,
     /// Since when.
     pub at: Timestamp,
+    /// What the shadow policy says of the same state.
+    pub shadow: Option<Shadow>,
 }
 
 /// The last heartbeat that bore a `seq`, and its answer.
@@ -39,7 +53,27 @@ pub(super) struct LastSeq {
     pub answer: Answer,
 }
 
+/// How much is made of a heartbeat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Effort {
+    /// Everything.
+    Full,
+    /// Only the hard rules, on top of the last decision: too much waits to be written.
+    Simplified,
+}
+
+impl Effort {
+    /// As on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => Engine::Full.as_str(),
+            Self::Simplified => Engine::Simplified.as_str(),
+        }
+    }
+}
+
 /// What the writer moves. Nobody else locks it while requests are served.
+#[derive(Clone)]
 pub(super) struct Live {
     pub engine: DeviceEngine,
     pub decision: Decision,
@@ -52,6 +86,11 @@ pub(super) struct Live {
     pub dirty: bool,
     /// Newest journal block whose readings the stored ring holds.
     pub folded_through: u64,
+    /// The version of a stored state that this engine cannot continue; its device started anew and the audit log has yet
+    /// to say so.
+    pub set_aside: Option<u8>,
+    /// When a copy of the whole state was last kept for replays.
+    pub anchored_at: Timestamp,
 }
 
 impl Live {
@@ -64,12 +103,14 @@ impl Live {
             block_pending: false,
             dirty: false,
             folded_through: 0,
+            set_aside: None,
+            anchored_at: Timestamp::EPOCH,
         }
     }
 
     /// Brings the engine in line before readings are taken. A device that was blocked by the engine and sends again has
     /// been released meanwhile: the old evidence has been judged by a person. The replay of the journal does the same.
-    pub fn prepare(&mut self, sensors: SensorsDeclared) {
+    pub fn prepare(&mut self, sensors: SensorsDeclared, facts: &Facts) {
         let sensors = sensors_of(sensors);
         if self.engine.sensors() != sensors {
             self.engine = DeviceEngine::new(sensors);
@@ -77,6 +118,39 @@ impl Live {
         } else if self.decision == Decision::Block {
             self.engine.clear_evidence();
             self.decision = Decision::Allow;
+        }
+        self.engine.begin(facts);
+    }
+
+    /// Takes a heartbeat's readings and judges them the way `effort` says.
+    pub fn take(&mut self, readings: &[Reading], effort: Effort, policy: &Policy) -> Assessment {
+        self.push(readings, effort);
+        let assessment = match effort {
+            Effort::Full => self.engine.conclude(policy),
+            Effort::Simplified => self.engine.conclude_simplified(policy),
+        };
+        self.decision = assessment.decision;
+        assessment
+    }
+
+    /// Goes the way of a heartbeat that was judged already: what was decided then stays decided, whatever the policy is
+    /// now.
+    pub fn follow(&mut self, record: &Record<'_>) {
+        self.prepare(record.sensors, &record.facts);
+        self.received_at = record.received_at;
+        self.push(&record.readings, record.effort);
+        if record.effort == Effort::Full {
+            self.engine.remember(record.score, record.decision);
+        }
+        self.decision = record.decision;
+    }
+
+    fn push(&mut self, readings: &[Reading], effort: Effort) {
+        for reading in readings {
+            match effort {
+                Effort::Full => self.engine.push(reading),
+                Effort::Simplified => self.engine.push_simplified(reading),
+            }
         }
     }
 }

@@ -5,13 +5,14 @@
 //! the mark stay for investigation until they are older than the retention.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::Inner;
 use super::cell::{Answer, Cell, LastSeq, Published};
 use super::record::{Record, decode_live, encode_live};
 use crate::domains::devices;
 use crate::kernel::{Error, Result};
-use crate::store::tables::{Key, META, SIGNAL_JOURNAL, SIGNAL_RINGS, trailing_number};
+use crate::store::tables::{Key, META, SIGNAL_ANCHORS, SIGNAL_JOURNAL, SIGNAL_RINGS, trailing_number};
 use crate::store::{Housekeeping, Tx, journal, migrate};
 
 /// Rings written with each busy commit.
@@ -20,6 +21,10 @@ const PER_BUSY_COMMIT: usize = 8;
 const PER_IDLE_COMMIT: usize = 512;
 /// Idle ticks (half a second each) before a small journal is folded, too.
 const IDLE_TICKS: u32 = 20;
+/// How often a device's whole state is kept beside the journal.
+const ANCHOR_EVERY: Duration = Duration::from_secs(86_400);
+/// Old anchors removed at a time.
+const ANCHORS_SCANNED: usize = 4;
 /// Journal blocks looked at, and removed, at a time.
 const TRIM_BLOCKS: usize = 16;
 
@@ -69,11 +74,35 @@ impl Folding {
         live.folded_through = through;
         live.dirty = false;
         drop(live);
-        tx.put_raw(SIGNAL_RINGS, Key::new().bytes(cell.tenant.to_bytes()).number(cell.no.0), &self.scratch)
+        tx.put_raw(SIGNAL_RINGS, Key::new().bytes(cell.tenant.to_bytes()).number(cell.no.0), &self.scratch)?;
+        self.anchor(tx, cell, through)
+    }
+
+    /// Once a day the state is kept beside the journal: what was decided after it can be recomputed from there. Those
+    /// from before the journal's beginning are of no use any more.
+    fn anchor(&self, tx: &mut Tx<'_>, cell: &Cell, through: u64) -> Result<()> {
+        let now = self.signals.clock.now();
+        let mut live = cell.live();
+        if live.anchored_at > now.minus(ANCHOR_EVERY) {
+            return Ok(());
+        }
+        live.anchored_at = now;
+        drop(live);
+        let of_device = Key::new().bytes(cell.tenant.to_bytes()).number(cell.no.0);
+        tx.put_raw(SIGNAL_ANCHORS, of_device.clone().number(through), &self.scratch)?;
+        let oldest = now.minus(self.signals.settings.retention + 2 * ANCHOR_EVERY);
+        for (key, value) in tx.scan(SIGNAL_ANCHORS, &of_device, ANCHORS_SCANNED)? {
+            if decode_live(&value).is_ok_and(|kept| kept.received_at >= oldest) {
+                break;
+            }
+            tx.delete(SIGNAL_ANCHORS, key)?;
+        }
+        Ok(())
     }
 
     fn trim(&mut self, tx: &mut Tx<'_>) -> Result<()> {
-        let oldest_kept = self.signals.clock.now().minus(self.signals.settings.retention);
+        // A day longer than promised: a replay begins at the anchor before what it recomputes.
+        let oldest_kept = self.signals.clock.now().minus(self.signals.settings.retention + ANCHOR_EVERY);
         let blocks = tx.scan(SIGNAL_JOURNAL, &Key::new(), TRIM_BLOCKS)?;
         let mut removed = 0;
         for (key, value) in &blocks {
@@ -174,7 +203,7 @@ pub(super) fn restore(inner: &Inner) -> Result<()> {
             && let Some(entry) = devices.get(no)
         {
             let assessment = live.engine.assess(&inner.settings.policy);
-            cell.publish(Published { assessment, at: live.received_at });
+            cell.publish(Published { assessment, at: live.received_at, shadow: inner.shadow(&live.engine) });
             entry.seen(assessment.score, live.received_at);
         }
     }
@@ -183,19 +212,14 @@ pub(super) fn restore(inner: &Inner) -> Result<()> {
 }
 
 fn replay(live: &mut super::cell::Live, record: &Record<'_>, inner: &Inner) {
-    live.prepare(record.sensors);
-    live.received_at = record.received_at;
-    for reading in record.readings.iter() {
-        live.engine.push(reading);
-    }
-    live.decision = record.decision;
+    live.follow(record);
     if let Some(seq) = record.seq {
         let answer = Answer {
             signal_id: record.signal_id,
             score: record.score,
             decision: record.decision,
-            threshold: inner.settings.policy.threshold,
-            engine: "full",
+            threshold: if record.threshold > 0 { record.threshold } else { inner.settings.policy.threshold },
+            engine: record.effort.as_str(),
         };
         live.last_seq = Some(LastSeq { session: record.session, seq, answer });
     }

@@ -10,15 +10,18 @@ mod cell;
 pub mod engine;
 mod fold;
 mod record;
+mod replay;
 
 pub use beat::Heartbeat;
-pub use cell::{Answer, Published};
+pub use cell::{Answer, Published, Shadow};
+pub use replay::{Replayed, replay};
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::domains::attestation::Attestation;
 use crate::domains::devices::{Device, DeviceEntry, Devices};
 use crate::domains::intel::{Intel, Motion};
 use crate::domains::killswitch::KillSwitch;
@@ -26,7 +29,7 @@ use crate::domains::metering::Metering;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceNo, SessionId, SignalId, TokenId};
 use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result};
-use crate::store::tables::{Key, SIGNAL_RINGS};
+use crate::store::tables::{Key, SIGNAL_ANCHORS, SIGNAL_RINGS};
 use crate::store::{Store, Tx};
 use cell::Cell;
 use engine::Policy;
@@ -42,7 +45,14 @@ pub struct Settings {
     pub retention: Duration,
     /// Bytes of journal after which the rings are written.
     pub checkpoint_bytes: u64,
+    /// A second policy that judges the same states and only reports; `None`: nobody does.
+    pub shadow: Option<Policy>,
+    /// Jobs waiting for the writer from which heartbeats are judged by the hard rules alone.
+    pub simplified_from: u64,
 }
+
+/// More than one a day for the longest retention.
+const ANCHORS_MAX: usize = 400;
 
 /// Hears how long each scoring took, for the metrics.
 pub type ScoringObserver = Arc<dyn Fn(Duration) + Send + Sync>;
@@ -61,6 +71,7 @@ struct Inner {
     devices: Devices,
     killswitch: KillSwitch,
     metering: Metering,
+    attestation: Attestation,
     intel: Intel,
     /// Sessions belong to a domain that is built later.
     end_session: OnceLock<EndSession>,
@@ -81,6 +92,8 @@ pub struct Parts {
     pub killswitch: KillSwitch,
     /// Counts heartbeats.
     pub metering: Metering,
+    /// Knows what devices proved.
+    pub attestation: Attestation,
     /// Knows what is bad.
     pub intel: Intel,
     /// Time.
@@ -93,15 +106,29 @@ pub struct Parts {
     pub observer: ScoringObserver,
 }
 
+impl Inner {
+    /// Whether there is time for all of the engine.
+    fn effort(&self) -> cell::Effort {
+        if self.store.queued() >= self.settings.simplified_from { cell::Effort::Simplified } else { cell::Effort::Full }
+    }
+
+    /// What the shadow policy would say of a state, where there is one.
+    fn shadow(&self, engine: &engine::DeviceEngine) -> Option<Shadow> {
+        let assessment = engine.assess(self.settings.shadow.as_ref()?);
+        Some(Shadow { score: assessment.score, decision: assessment.decision, threshold: assessment.threshold })
+    }
+}
+
 impl Signals {
     /// Restores every device's rings: the last checkpoint, then the journal behind it.
     pub fn rebuild(parts: Parts) -> Result<Self> {
-        let Parts { devices, killswitch, metering, intel, clock, random, settings, observer } = parts;
+        let Parts { devices, killswitch, metering, attestation, intel, clock, random, settings, observer } = parts;
         let inner = Inner {
             store: devices.store().clone(),
             devices,
             killswitch,
             metering,
+            attestation,
             intel,
             end_session: OnceLock::new(),
             clock,
@@ -174,7 +201,11 @@ impl Signals {
     /// Removes a device's rings in the caller's transaction; what is in memory goes once that is durable. Readings in the
     /// journal stay for their time and are skipped by whoever replays it.
     pub fn forget(&self, tx: &mut Tx<'_>, device: &Device) -> Result<()> {
-        tx.delete(SIGNAL_RINGS, Key::new().bytes(device.tenant.to_bytes()).number(device.no.0))?;
+        let of_device = Key::new().bytes(device.tenant.to_bytes()).number(device.no.0);
+        for (key, _) in tx.scan(SIGNAL_ANCHORS, &of_device, ANCHORS_MAX)? {
+            tx.delete(SIGNAL_ANCHORS, key)?;
+        }
+        tx.delete(SIGNAL_RINGS, of_device)?;
         let (this, no) = (self.clone(), device.no);
         tx.after_commit(move || this.drop_cell(no));
         Ok(())

@@ -1,8 +1,8 @@
 //! One heartbeat in the journal, and one device's state in a checkpoint: compact, bounded, versioned by the block or by
 //! the first byte.
 
-use super::cell::{Answer, LastSeq, Live};
-use super::engine::{CodecError, Decision, DeviceEngine, Reading};
+use super::cell::{Answer, Effort, LastSeq, Live};
+use super::engine::{CodecError, Decision, DeviceEngine, Facts, Reading, Sensors};
 use crate::domains::devices::SensorsDeclared;
 use crate::kernel::ids::{DeviceNo, SessionId, SignalId};
 use crate::kernel::{Timestamp, TrustScore, limits};
@@ -17,12 +17,19 @@ pub(super) struct Record<'a> {
     pub sensors: SensorsDeclared,
     pub score: TrustScore,
     pub decision: Decision,
+    pub threshold: u8,
+    /// What others knew; its time is `received_at`.
+    pub facts: Facts,
+    pub effort: Effort,
     pub readings: std::borrow::Cow<'a, [Reading]>,
 }
 
 const HAS_SEQ: u8 = 1;
 const HAS_ACCELEROMETER: u8 = 1 << 1;
 const HAS_GYROSCOPE: u8 = 1 << 2;
+/// Facts and threshold follow; older records have none.
+const HAS_FACTS: u8 = 1 << 3;
+const SIMPLIFIED: u8 = 1 << 4;
 
 const fn decision_code(decision: Decision) -> u8 {
     match decision {
@@ -54,6 +61,8 @@ impl Record<'_> {
             (self.seq.is_some(), HAS_SEQ),
             (self.sensors.accelerometer, HAS_ACCELEROMETER),
             (self.sensors.gyroscope, HAS_GYROSCOPE),
+            (true, HAS_FACTS),
+            (self.effort == Effort::Simplified, SIMPLIFIED),
         ] {
             if present {
                 flags |= bit;
@@ -69,6 +78,8 @@ impl Record<'_> {
         }
         out.push(self.score.points());
         out.push(decision_code(self.decision));
+        self.facts.encode(out);
+        out.push(self.threshold);
         // The edge admits at most 100 readings.
         out.push(u8::try_from(self.readings.len()).unwrap_or(u8::MAX));
         for reading in self.readings.iter() {
@@ -83,7 +94,16 @@ impl Record<'_> {
         let received_at = Timestamp::from_millis(i64::from_le_bytes(take(input)?));
         let session = SessionId::from_bytes(take(input)?);
         let seq = if flags & HAS_SEQ != 0 { Some(u64::from_le_bytes(take(input)?)) } else { None };
-        let [score, decision, count] = take::<3>(input)?;
+        let [score, decision] = take::<2>(input)?;
+        let now_ms = u64::try_from(received_at.as_millis()).unwrap_or(0);
+        let (facts, threshold) = if flags & HAS_FACTS != 0 {
+            let facts = Facts::decode(input, now_ms)?;
+            let [threshold] = take::<1>(input)?;
+            (facts, threshold)
+        } else {
+            (Facts { now_ms, ..Facts::default() }, 0)
+        };
+        let [count] = take::<1>(input)?;
         if usize::from(count) > limits::READINGS_PER_HEARTBEAT_MAX {
             return Err(CodecError::Invalid("journal record"));
         }
@@ -100,12 +120,17 @@ impl Record<'_> {
             },
             score: TrustScore::new(score),
             decision: decision_of(decision)?,
+            threshold,
+            facts,
+            effort: if flags & SIMPLIFIED != 0 { Effort::Simplified } else { Effort::Full },
             readings: readings.into(),
         })
     }
 }
 
 const CHECKPOINT_VERSION: u8 = 1;
+/// Of a decision's evidence; 1 was a state alone, from which nothing can be recomputed.
+const DECISION_VERSION: u8 = 2;
 
 /// A device's whole state for the checkpoint. `folded_through` is the newest journal block that it holds.
 pub(super) fn encode_live(live: &Live, folded_through: u64, out: &mut Vec<u8>) {
@@ -130,6 +155,31 @@ pub(super) fn encode_live(live: &Live, folded_through: u64, out: &mut Vec<u8>) {
     live.engine.encode(out);
 }
 
+/// A decision's evidence: the heartbeat as it stands in the journal, behind the state it met.
+pub(super) fn encode_decision(from: &Live, record: &Record<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[DECISION_VERSION, 0, 0, 0, 0]);
+    encode_live(from, 0, out);
+    let length = u32::try_from(out.len() - start - 5).unwrap_or(u32::MAX);
+    for (slot, byte) in out.iter_mut().skip(start + 1).zip(length.to_le_bytes()) {
+        *slot = byte;
+    }
+    record.encode(out);
+}
+
+/// Reads what [`encode_decision`] wrote.
+pub(super) fn decode_decision(mut input: &[u8]) -> Result<(Live, Record<'static>), CodecError> {
+    let input = &mut input;
+    match take::<1>(input)? {
+        [DECISION_VERSION] => {}
+        [other] => return Err(CodecError::Version(other)),
+    }
+    let length = usize::try_from(u32::from_le_bytes(take(input)?)).unwrap_or(usize::MAX);
+    let (state, rest) = input.split_at_checked(length).ok_or(CodecError::Truncated)?;
+    *input = rest;
+    Ok((decode_live(state)?, Record::decode(input)?))
+}
+
 pub(super) fn decode_live(mut input: &[u8]) -> Result<Live, CodecError> {
     let input = &mut input;
     if take::<1>(input)? != [CHECKPOINT_VERSION] {
@@ -149,7 +199,12 @@ pub(super) fn decode_live(mut input: &[u8]) -> Result<Live, CodecError> {
         let answer = Answer { signal_id, score: TrustScore::new(score), decision, threshold, engine: "full" };
         Some(LastSeq { session, seq, answer })
     };
-    let engine = DeviceEngine::decode(input)?;
+    let (engine, set_aside) = match DeviceEngine::decode(input) {
+        Ok(engine) => (engine, None),
+        // What an older engine gathered cannot be continued. The sensors follow with the next heartbeat.
+        Err(CodecError::Version(version)) => (DeviceEngine::new(Sensors::default()), Some(version)),
+        Err(other) => return Err(other),
+    };
     Ok(Live {
         engine,
         decision: decision_of(decision)?,
@@ -158,5 +213,7 @@ pub(super) fn decode_live(mut input: &[u8]) -> Result<Live, CodecError> {
         block_pending: false,
         dirty: false,
         folded_through,
+        set_aside,
+        anchored_at: Timestamp::EPOCH,
     })
 }

@@ -2,9 +2,10 @@
 //!
 //! Reads the state and never changes it: asking twice gives the same answer.
 
+use super::evidence::{ASK, TESTS, Weighed};
 use super::features::{Window, log2, ramp};
 use super::rules::{self, Components, Decision, Effect, Engine, Policy, Reason, Reasons};
-use super::{DeviceEngine, LOOP_RUN, SETTLED};
+use super::{DeviceEngine, SETTLED};
 use crate::kernel::TrustScore;
 
 /// Readings for which a reason to block holds; a whole heartbeat at least.
@@ -12,7 +13,14 @@ const HOLD: u64 = 100;
 /// Readings for which any other reason holds.
 const HOLD_NOTE: u64 = 25;
 /// No body moves like this.
-const IMPOSSIBLE: [Reason; 4] = [Reason::WhiteNoise, Reason::PureSine, Reason::ExactLoop, Reason::NearLoop];
+const IMPOSSIBLE: [Reason; 6] = [
+    Reason::WhiteNoise,
+    Reason::PureSine,
+    Reason::ExactLoop,
+    Reason::NearLoop,
+    Reason::ReplayedMotion,
+    Reason::SensorsApart,
+];
 /// Nobody's hand is on the device.
 const UNTOUCHED: [Reason; 5] = [
     Reason::EmulatorInUse,
@@ -32,6 +40,8 @@ pub struct Assessment {
     pub components: Components,
     /// The measurements behind it.
     pub features: Features,
+    /// The tests of motion: value, what is usual, and evidence.
+    pub tests: [Weighed; TESTS],
     /// Why.
     pub reasons: Reasons,
     /// The threshold that was applied.
@@ -51,7 +61,11 @@ feature_names! {
     "accelerometer_lag1", "accelerometer_kurtosis", "accelerometer_entropy_bits", "accelerometer_purity",
     "gyroscope_std_rads", "gyroscope_lag1", "gyroscope_kurtosis", "gyroscope_entropy_bits", "gyroscope_purity",
     "repeat_error", "loop_run", "same_run", "dead_touches", "touch_interval_entropy_bits", "touch_position_entropy_bits",
-    "touch_interval_variation", "network_spike_sigma", "network_rtt_ms", "overlay",
+    "touch_interval_variation", "network_spike_sigma", "network_rtt_ms", "overlay", "context", "jitter_ms",
+    "accelerometer_min_entropy_bits", "accelerometer_permutation_entropy_bits", "accelerometer_step_ms2",
+    "accelerometer_on_grid", "shaking_ms2", "turning_rads", "envelope_coherence", "recall_correlation",
+    "recall_lag_frames", "evidence_decades", "owner_ratio_nats", "owner_against_nats", "owner_known_blocks",
+    "network_departure_sigma",
 }
 
 /// The measurements behind an assessment, by stable names that end in their unit where they have one.
@@ -71,7 +85,7 @@ impl Features {
 }
 
 impl DeviceEngine {
-    fn reasons(&self) -> Reasons {
+    pub(super) fn reasons(&self) -> Reasons {
         let mut reasons = Reasons::default();
         for (reason, &at) in Reason::ALL.iter().zip(&self.fired) {
             let hold = if reason.effect() == Effect::Block { HOLD } else { HOLD_NOTE };
@@ -91,12 +105,14 @@ impl DeviceEngine {
             touch_entropy: self.touches.as_ref().and_then(|t| t.points()).map(TrustScore::from_f32),
             network_spike: self.traffic.as_ref().and_then(|t| t.points()).map(TrustScore::from_f32),
         };
+        let policy = &self.standing.adapt(policy);
         let (score, decision) = rules::conclude(&components, reasons, policy);
         Assessment {
             score,
             decision,
             components,
             features: self.features(),
+            tests: self.evidence.all(),
             reasons,
             threshold: policy.threshold,
             engine: Engine::Full,
@@ -110,15 +126,14 @@ impl DeviceEngine {
             return None;
         }
         let has = |r: &Reason| reasons.contains(*r);
-        let suspected = f32::from(u8::from(self.white_streak > 0 || self.sine_streak > 0));
-        let repeated = if self.moving() { ramp(f32::from(self.sketch.run()), 8.0, f32::from(LOOP_RUN)) } else { 0.0 };
+        let suspected = ramp(self.evidence.most(), 0.5 * ASK, ASK);
         let hostile: f32 = if IMPOSSIBLE.iter().any(has) {
             1.0
         } else if UNTOUCHED.iter().any(has) {
             0.8
         } else {
             // Suspicion asks; only proof, which has its reason, locks.
-            0.3 * suspected.max(repeated)
+            0.3 * suspected
         };
         let lively = ramp(log2(w.std), quiet, quiet + 4.0) * ramp(w.entropy_bits, 0.0, 3.0);
         Some(TrustScore::from_f32((70.0 + 30.0 * lively) * (1.0 - hostile)))
@@ -132,7 +147,8 @@ impl DeviceEngine {
             .as_ref()
             .map_or([0.0; 3], |t| [t.interval_entropy_bits, t.position_entropy_bits, t.interval_variation]);
         let [interval_entropy, position_entropy, interval_variation] = touch;
-        let (spike, rtt_ms) = self.traffic.as_ref().map_or((0.0, 0.0), |t| (t.spike, t.mean_rtt_ms()));
+        let traffic = self.traffic.as_ref().map_or([0.0; 3], |t| [t.spike, t.mean_rtt_ms(), t.departure()]);
+        let [spike, rtt_ms, departure] = traffic;
         Features([
             rate_hz,
             self.level,
@@ -158,6 +174,22 @@ impl DeviceEngine {
             spike,
             rtt_ms,
             self.flags.overlay,
+            f32::from(self.tracker.context() as u8),
+            self.jitter_ms,
+            a.min_entropy_bits,
+            a.permutation_bits,
+            self.step,
+            a.on_grid,
+            self.bands.shaking(),
+            self.bands.turning(),
+            self.bands.coherence(),
+            self.recall.latest().correlation,
+            f32::from(self.recall.latest().lag),
+            self.evidence.most(),
+            self.person.ratio_nats,
+            self.person.against,
+            self.person.known_blocks() as f32,
+            departure,
         ])
     }
 }

@@ -28,17 +28,35 @@ pub(super) struct Window {
     pub entropy_bits: f32,
     /// Share of the second difference that the value itself explains: 1 for a pure sine, 2/3 for noise.
     pub purity: f32,
+    /// Entropy of the fullest of the 16 bins, in bits: how well the value can be guessed at best.
+    pub min_entropy_bits: f32,
+    /// Entropy of the orders of three neighbouring magnitudes, in bits, 0 to 2.58.
+    pub permutation_bits: f32,
+    /// Share of the changes of an axis that are whole multiples of the smallest one: sensors have steps, noise has not.
+    pub on_grid: f32,
 }
 
 impl Window {
-    pub(super) const FIELDS: usize = 7;
+    pub(super) const FIELDS: usize = 10;
 
     pub(super) fn to_array(self) -> [f32; Self::FIELDS] {
-        [self.n, self.std, self.lag1, self.lag2, self.kurtosis, self.entropy_bits, self.purity]
+        [
+            self.n,
+            self.std,
+            self.lag1,
+            self.lag2,
+            self.kurtosis,
+            self.entropy_bits,
+            self.purity,
+            self.min_entropy_bits,
+            self.permutation_bits,
+            self.on_grid,
+        ]
     }
 
-    pub(super) fn from_array([n, std, lag1, lag2, kurtosis, entropy_bits, purity]: [f32; Self::FIELDS]) -> Self {
-        Self { n, std, lag1, lag2, kurtosis, entropy_bits, purity }
+    pub(super) fn from_array(fields: [f32; Self::FIELDS]) -> Self {
+        let [n, std, lag1, lag2, kurtosis, entropy_bits, purity, min_entropy_bits, permutation_bits, on_grid] = fields;
+        Self { n, std, lag1, lag2, kurtosis, entropy_bits, purity, min_entropy_bits, permutation_bits, on_grid }
     }
 }
 
@@ -99,12 +117,13 @@ impl Columns {
         fourth * count / (self.energy * self.energy)
     }
 
-    fn entropy_bits(&self) -> f32 {
+    /// Shannon's entropy of the magnitude and its min-entropy.
+    fn entropies_bits(&self) -> (f32, f32) {
         let m = self.magnitude.get(..self.n).unwrap_or_default();
         let (low, high) = m.iter().fold((f32::MAX, f32::MIN), |(l, h), &v| (l.min(v), h.max(v)));
         let width = high - low;
         if width.is_nan() || width <= 1e-6 {
-            return 0.0;
+            return (0.0, 0.0);
         }
         let mut bins = [0_u8; 16];
         let scale = 15.999 / width;
@@ -114,7 +133,39 @@ impl Columns {
                 *bin += 1;
             }
         }
-        entropy_bits(&bins)
+        let fullest = bins.iter().copied().max().unwrap_or(0);
+        (entropy_bits(&bins), log2(self.n as f32 / f32::from(fullest.max(1))))
+    }
+
+    fn permutation_bits(&self) -> f32 {
+        let m = self.magnitude.get(..self.n).unwrap_or_default();
+        let mut orders = [0_u8; 8];
+        for triple in m.windows(3) {
+            let &[a, b, c] = triple else { continue };
+            let order = usize::from(a < b) | usize::from(b < c) << 1 | usize::from(a < c) << 2;
+            if let Some(slot) = orders.get_mut(order) {
+                *slot += 1;
+            }
+        }
+        entropy_bits(&orders)
+    }
+
+    /// See [`Window::on_grid`]; the grid is `step`, 0 while it is not known.
+    pub(super) fn on_grid(&self, step: f32) -> f32 {
+        if step <= 0.0 {
+            return 0.0;
+        }
+        let (mut whole, mut all) = (0_u16, 0_u16);
+        for y in self.columns() {
+            for (a, b) in y.iter().zip(y.get(1..).unwrap_or_default()) {
+                let steps = (b - a).abs() / step;
+                if steps > 0.5 && steps < 64.0 {
+                    all += 1;
+                    whole += u16::from((steps - steps.round()).abs() < 0.1);
+                }
+            }
+        }
+        if all == 0 { 0.0 } else { f32::from(whole) / f32::from(all) }
     }
 
     /// How well a straight line from the value gives its second difference over `stride` readings. A sine obeys
@@ -153,7 +204,7 @@ impl Columns {
         apart / (pairs as f32) * (self.n as f32) / (2.0 * self.energy)
     }
 
-    /// The lag from 10 to 60 at which the liveliest axis repeats best.
+    /// The lag from 10 to 75 at which the liveliest axis repeats best.
     pub(super) fn best_lag(&self) -> usize {
         let mut lively: &[f32] = &[];
         let mut most = -1.0;
@@ -164,7 +215,7 @@ impl Columns {
             }
         }
         let mut best = (f32::MAX, 10);
-        for lag in 10..=60.min(self.n.saturating_sub(20)) {
+        for lag in 10..=75.min(self.n.saturating_sub(20)) {
             let later = lively.get(lag..).unwrap_or_default();
             let error = square_distance(lively, later) / (later.len().max(1) as f32);
             if error < best.0 {
@@ -176,12 +227,13 @@ impl Columns {
 
     /// Everything that a window shows; `fast` is whether the rate allows what needs one (lags, purity).
     pub(super) fn measure(&self, fast: bool) -> Window {
-        let mut w =
-            Window { n: self.n as f32, std: self.std(), entropy_bits: self.entropy_bits(), ..Window::default() };
+        let (entropy_bits, min_entropy_bits) = self.entropies_bits();
+        let mut w = Window { n: self.n as f32, std: self.std(), entropy_bits, min_entropy_bits, ..Window::default() };
         if fast {
             w.lag1 = self.autocorrelation(1);
             w.lag2 = self.autocorrelation(2);
             w.kurtosis = self.kurtosis();
+            w.permutation_bits = self.permutation_bits();
             w.purity = self.purity(4);
         }
         w

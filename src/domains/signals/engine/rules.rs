@@ -86,6 +86,28 @@ reasons! {
     Debugger = 19, Note, "debugger", "A debugger is attached.";
     NetworkSpike = 20, Note, "network_spike", "The device's traffic is far above its usual level.";
     MechanicalTouches = 21, Note, "mechanical_touches", "The touches are spaced as evenly as a machine's.";
+    ReplayedMotion = 22, Block, "replayed_motion",
+        "The motion follows motion of the last minute more closely than a body can: a recording is being played.";
+    SensorsApart = 23, Block, "sensors_apart",
+        "The device shakes and turns at different times: its two motion sensors are not in one body.";
+    KnownBadPackage = 24, Block, "known_bad_package",
+        "A package that is known to take devices over is installed.";
+    AttestationReplayed = 25, Block, "attestation_replayed",
+        "Evidence of the device's hardware was shown a second time.";
+    MotionDoubtful = 26, Challenge, "motion_doubtful",
+        "The motion is rarer than genuine motion should be; more of it would lock the device.";
+    SensorsStuck = 27, Challenge, "sensors_stuck",
+        "Every sensor repeats the same bits for longer than real ones do.";
+    StrangerHolds = 28, Challenge, "stranger_holds",
+        "Whoever holds the device moves it unlike its owner.";
+    RhythmOfAnother = 29, Challenge, "rhythm_of_another",
+        "The rhythm of the touches is not the owner's.";
+    NetworkUnusual = 30, Note, "network_unusual",
+        "The device's traffic has stood away from its own profile for long, louder or quieter.";
+    OwnerChanged = 31, Note, "owner_changed",
+        "The owner has come to move the device in another way.";
+    UnitsInG = 32, Note, "units_in_g",
+        "The accelerometer speaks in g where m/s² is agreed; its readings are converted.";
 }
 
 /// How many reasons there are.
@@ -93,7 +115,7 @@ pub(super) const REASONS: usize = Reason::ALL.len();
 
 /// A set of reasons.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Reasons(u32);
+pub struct Reasons(u64);
 
 impl Reasons {
     /// Adds one.
@@ -112,13 +134,13 @@ impl Reasons {
     }
 
     /// The set as bits, for rows.
-    pub const fn bits(self) -> u32 {
+    pub const fn bits(self) -> u64 {
         self.0
     }
 
     /// The set of these bits; unknown ones are dropped.
-    pub const fn from_bits(bits: u32) -> Self {
-        Self(bits & ((1 << REASONS) - 1))
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits & (u64::MAX >> (64 - REASONS)))
     }
 
     /// Its members, gravest first.

@@ -1,30 +1,32 @@
-//! Finds recorded motion that is played again: remembers a hash of every four neighbouring readings and looks for them
-//! coming back in the same order, bit for bit.
+//! Finds recorded motion that is played again bit for bit: remembers hashes of four neighbouring readings and looks for
+//! them coming back in the same order.
 //!
-//! A sensor's noise never repeats exactly while the device moves. A device at rest may repeat a value for seconds, so a
-//! match counts only where the value has just changed; whether the rest matters is for the rules.
+//! Only every tenth hash is kept, chosen by the hash itself, so that a replay keeps the same ones and a small memory
+//! reaches back 3,200 readings. A sensor's noise never repeats exactly while the device moves; one at rest may repeat a
+//! value for seconds, so a hash counts only where the value has just changed.
 
 use super::codec::{CodecError, take_u8, take_u32};
 
-/// Shingles remembered: 7.7 s at 50 Hz.
-pub(super) const SHINGLES: usize = 384;
+/// Shingles remembered: of about 3,200 changed readings.
+pub(super) const SHINGLES: usize = 320;
 
-/// Shorter lags are a sensor that repeats values, not a loop.
-const LAG_MIN: u16 = 8;
+/// One shingle in so many is remembered, by its own hash.
+const CHOSEN: u32 = 10;
 
 /// The memory of past motion and how long the present repeats it.
 #[derive(Clone, Debug)]
 pub(super) struct Sketch {
-    hashes: [u32; SHINGLES],
+    /// The upper halves: two in a row are as good as a whole one.
+    hashes: [u16; SHINGLES],
     /// Where the next hash goes.
     head: u16,
     filled: u16,
     /// Hashes of the last three readings, newest first.
     recent: [u32; 3],
     seen: u8,
-    /// Readings back to the copy that the present follows; 0 while it follows none.
+    /// Remembered shingles back to the copy that the present follows; 0 while it follows none.
     lag: u16,
-    /// Changed readings that matched at this lag.
+    /// Remembered shingles in a row that matched at this lag.
     run: u16,
 }
 
@@ -33,7 +35,7 @@ impl Sketch {
         Self { hashes: [0; SHINGLES], head: 0, filled: 0, recent: [0; 3], seen: 0, lag: 0, run: 0 }
     }
 
-    /// How many changed readings in a row repeat the past at one lag.
+    /// How many remembered shingles in a row repeat the past in its order; each stands for ten changed readings.
     pub(super) fn run(&self) -> u16 {
         self.run
     }
@@ -48,13 +50,16 @@ impl Sketch {
             return;
         }
         let shingle = mix(mix(mix(reading, a), b), c) | 1;
-        if changed {
-            if self.lag == 0 || self.back(self.lag) != Some(shingle) {
-                self.lag = self.find(shingle);
-                self.run = u16::from(self.lag != 0);
-            } else {
-                self.run = self.run.saturating_add(1);
-            }
+        if !changed || !(shingle >> 1).is_multiple_of(CHOSEN) {
+            return;
+        }
+        // Free slots hold 0, which no remembered shingle is.
+        let shingle = ((shingle >> 16) as u16).max(1);
+        if self.lag == 0 || self.back(self.lag) != Some(shingle) {
+            self.lag = self.find(shingle);
+            self.run = u16::from(self.lag != 0);
+        } else {
+            self.run = self.run.saturating_add(1);
         }
         if let Some(slot) = self.hashes.get_mut(usize::from(self.head)) {
             *slot = shingle;
@@ -66,7 +71,7 @@ impl Sketch {
     }
 
     /// The shingle `lag` readings ago.
-    fn back(&self, lag: u16) -> Option<u32> {
+    fn back(&self, lag: u16) -> Option<u16> {
         if lag == 0 || lag > self.filled {
             return None;
         }
@@ -75,20 +80,17 @@ impl Sketch {
     }
 
     /// The lag of an earlier occurrence; 0 when there is none. Free slots hold 0, which no shingle is.
-    fn find(&self, shingle: u32) -> u16 {
+    fn find(&self, shingle: u16) -> u16 {
         let (blocks, _) = self.hashes.as_chunks::<16>();
         for (index, block) in blocks.iter().enumerate() {
             // Without an early exit inside the block the compiler compares it in vector registers.
-            if block.iter().fold(false, |hit, &h| hit | (h == shingle)) {
-                for (offset, _) in block.iter().enumerate().filter(|(_, h)| **h == shingle) {
-                    let place = index * 16 + offset;
-                    let head = usize::from(self.head);
-                    let lag = if head > place { head - place } else { head + SHINGLES - place };
-                    let lag = u16::try_from(lag).unwrap_or(0);
-                    if lag >= LAG_MIN {
-                        return lag;
-                    }
-                }
+            if block.iter().fold(false, |hit, &h| hit | (h == shingle))
+                && let Some(offset) = block.iter().position(|h| *h == shingle)
+            {
+                let place = index * 16 + offset;
+                let head = usize::from(self.head);
+                let lag = if head > place { head - place } else { head + SHINGLES - place };
+                return u16::try_from(lag).unwrap_or(0);
             }
         }
         0
@@ -99,7 +101,10 @@ impl Sketch {
             out.extend_from_slice(&n.to_le_bytes());
         }
         out.push(self.seen);
-        for h in self.recent.iter().chain(self.hashes.iter().take(usize::from(self.filled))) {
+        for h in self.recent {
+            out.extend_from_slice(&h.to_le_bytes());
+        }
+        for h in self.hashes.iter().take(usize::from(self.filled)) {
             out.extend_from_slice(&h.to_le_bytes());
         }
     }
@@ -121,7 +126,7 @@ impl Sketch {
             *h = take_u32(input)?;
         }
         for h in sketch.hashes.iter_mut().take(fill) {
-            *h = take_u32(input)?;
+            *h = u16::from_le_bytes(super::codec::take(input)?);
         }
         Ok(sketch)
     }

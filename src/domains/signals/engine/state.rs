@@ -8,10 +8,11 @@ use super::reading::Sensors;
 use super::rules::REASONS;
 use super::sketch::Sketch;
 use super::usage::{Touches, Traffic, ring_len};
-use super::{DeviceEngine, Flags};
+use super::{Bands, DeviceEngine, Evidence, Flags, Person, Recall, Standing, Tracker};
 
-/// Of this layout. Another number means another reader.
-const VERSION: u8 = 1;
+/// Of this layout and of what the engine makes of it. Another number means another reader; a state of an older one is
+/// set aside and the device starts anew, which its audit log says.
+pub const VERSION: u8 = 2;
 
 fn put_bits(out: &mut Vec<u8>, bits: &[bool]) {
     out.push(bits.iter().rev().fold(0, |byte, &bit| (byte << 1) | u8::from(bit)));
@@ -65,13 +66,21 @@ impl DeviceEngine {
         out.extend_from_slice(&[
             self.reversals,
             self.default_run,
-            self.white_streak,
-            self.sine_streak,
+            u8::from(self.resent),
+            self.in_g,
             self.judge_in,
             self.dead_touches,
             self.constant_touches,
         ]);
+        out.extend_from_slice(&self.high_ms.to_le_bytes());
         put_f32s(out, &[self.dt_ms, self.repeat_error, self.level, self.level_variance, self.noise, self.step]);
+        put_f32s(out, &[self.block_ms, self.jitter_ms]);
+        self.bands.encode(out);
+        self.tracker.encode(out);
+        self.recall.encode(out);
+        self.evidence.encode(out);
+        self.person.encode(out);
+        self.standing.encode(out);
         put_f32s(out, &self.accelerometer_window.to_array());
         put_f32s(out, &self.gyroscope_window.to_array());
         #[expect(clippy::cast_possible_truncation, reason = "a score of reasons")]
@@ -111,17 +120,27 @@ impl DeviceEngine {
         engine.overlay_t_ms = take_u64(input)?;
         engine.same_run = take_u32(input)?;
         engine.unbroken = u16::from_le_bytes(super::codec::take(input)?);
+        let resent;
         [
             engine.reversals,
             engine.default_run,
-            engine.white_streak,
-            engine.sine_streak,
+            resent,
+            engine.in_g,
             engine.judge_in,
             engine.dead_touches,
             engine.constant_touches,
         ] = super::codec::take(input)?;
+        engine.resent = resent != 0;
+        engine.high_ms = take_u64(input)?;
         [engine.dt_ms, engine.repeat_error, engine.level, engine.level_variance, engine.noise, engine.step] =
             take_f32s(input)?;
+        [engine.block_ms, engine.jitter_ms] = take_f32s(input)?;
+        engine.bands = Bands::decode(input)?;
+        engine.tracker = Tracker::decode(input)?;
+        engine.recall = Recall::decode(input)?;
+        engine.evidence = Evidence::decode(input)?;
+        engine.person = Person::decode(input)?;
+        engine.standing = Standing::decode(input)?;
         engine.accelerometer_window = Window::from_array(take_f32s(input)?);
         engine.gyroscope_window = Window::from_array(take_f32s(input)?);
         if usize::from(take_u8(input)?) != REASONS {

@@ -91,7 +91,9 @@ fn every_attack_ends_in_a_block() {
                 after_touch[after_touch.len() - 1]
             );
             let allowed = match kind {
-                AttackKind::Noise | AttackKind::Sine | AttackKind::Loop => 200,
+                AttackKind::Noise | AttackKind::Sine => 200,
+                // It must come round once before it can be known.
+                AttackKind::Loop => 600,
                 _ => 150,
             };
             assert!(max <= allowed, "{kind} took {max}");

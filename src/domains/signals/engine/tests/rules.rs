@@ -21,8 +21,11 @@ fn nothing_known_is_no_reason_to_lock() {
 #[test]
 fn rest_alone_is_neutral_even_when_every_value_is_the_same() {
     assert_eq!(verdict((0..3000).map(desk)).decision, Decision::Allow);
-    let frozen = verdict((0..3000).map(|i| Reading { t_ms: i * 20, ..desk(1) }));
+    // Real sensors repeat themselves for seconds and never for a minute: that is asked about, and locks nobody.
+    let frozen = verdict((0..40).map(|i| Reading { t_ms: i * 20, ..desk(1) }));
     assert_eq!((frozen.decision, frozen.reasons), (Decision::Allow, Reasons::default()));
+    let stuck = verdict((0..3000).map(|i| Reading { t_ms: i * 20, ..desk(1) }));
+    assert_eq!((stuck.decision, names(&stuck).as_str()), (Decision::Challenge, "sensors_stuck"));
 }
 
 #[test]
@@ -230,7 +233,7 @@ fn every_reason_explains_itself() {
         all.insert(*reason);
     }
     assert_eq!(all.iter().count(), REASONS);
-    assert_eq!(Reasons::from_bits(u32::MAX), all);
+    assert_eq!(Reasons::from_bits(u64::MAX), all);
     let features = verdict((0..100).map(desk)).features;
     let names: std::collections::BTreeSet<_> = features.iter().map(|(n, _)| n).collect();
     assert_eq!(names.len(), features.iter().count());
