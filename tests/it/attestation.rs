@@ -285,3 +285,32 @@ async fn what_the_appliance_was_not_given_the_means_to_judge_is_refused() -> Don
     assert_eq!(foreign.verified_at, None, "another tenant's device of that name is another device");
     Ok(())
 }
+
+/// An app asks for its plan and proves itself in one go, as it does before it shows what is paid for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_proves_itself_while_it_asks_how_its_subscription_stands() -> Done {
+    let server = Server::start().await?;
+    let device = server.enroll("BR-1").await?;
+    let tenant = first_tenant(&server).await?;
+    let ask = async |id: &str, evidence: Value| -> Result<Response, Fault> {
+        let wanted = json!({ "device_id": id, "attestation": evidence });
+        Ok(server.client()?.post("/v1/billing/status", Some(&device.access_token), &wanted).await?)
+    };
+    let fresh = nonce(&server, &device).await?;
+    let evidence = signed(&device.key, tenant, "BR-1", &fresh);
+    assert_refused(&ask("BR-2", evidence.clone()).await?, 403, "device_mismatch");
+    let answer = ask("BR-1", evidence.clone()).await?;
+    assert_eq!(answer.status, 200, "{}", body(&answer));
+    assert_eq!((&body(&answer)["trial"], &body(&answer)["device_id"]), (&json!(true), &json!("BR-1")));
+    assert_eq!(state(&server, "BR-1").await?["level"], "software");
+    let mut other = evidence.clone();
+    other["token"] = json!("another body");
+    let mut long = evidence;
+    long["signature"] = json!("A".repeat(129));
+    let wrong = ask("BR-1", long).await?;
+    assert_refused(&wrong, 422, "invalid_request");
+    assert_eq!(body(&wrong)["errors"][0]["pointer"], "/attestation/signature");
+    assert_refused(&ask("BR-1", other).await?, 403, "attestation_replayed");
+    assert_eq!(blocked_by(&server, "BR-1").await?, "attestation");
+    Ok(())
+}

@@ -72,7 +72,7 @@ pub fn expected_entry(verb: Verb, path: &str) -> Option<&'static str> {
         "/v1/api-keys/{key_id}/rotate" => "api_key_rotated",
         "/v1/instance-tokens" => "instance_token_created",
         "/v1/instance-tokens/{key_id}" => "instance_token_revoked",
-        "/v1/devices/{device_id}/attestation" => "attestation_accepted",
+        "/v1/devices/{device_id}/attestation" | "/v1/billing/status" => "attestation_accepted",
         "/v1/devices/{device_id}/attestation/request" => "attestation_requested",
         "/v1/devices/{device_id}/commands" => "command_requested",
         "/v1/devices/{device_id}/unblock" => "device_unblocked",
@@ -252,14 +252,17 @@ impl World {
             (Verb::Get, "/v1/devices/{device_id}/attestation") => {
                 Call::get(&format!("/v1/devices/{device}/attestation"))
             }
-            (Verb::Post, "/v1/devices/{device_id}/attestation") => {
+            (Verb::Post, "/v1/devices/{device_id}/attestation" | "/v1/billing/status") => {
                 let mut nonce = "A".repeat(43);
                 if who == Who::Device {
                     let attestation = &self.server.app().services.attestation;
                     (nonce, _) = attestation.new_nonce(self.tenant, "BR-1".parse()?, None).await?;
                 }
                 let body = crate::attestation::signed(&self.key, self.tenant, "BR-1", &nonce);
-                Call::of(&format!("/v1/devices/{device}/attestation"), body)
+                match route.path {
+                    "/v1/billing/status" => Call::of(route.path, json!({ "device_id": "BR-1", "attestation": body })),
+                    _ => Call::of(&format!("/v1/devices/{device}/attestation"), body),
+                }
             }
             (Verb::Post, "/v1/devices/{device_id}/attestation/request") => {
                 Call::get(&format!("/v1/devices/{device}/attestation/request"))

@@ -10,6 +10,7 @@ pub mod tpm;
 pub mod trust;
 
 use super::{Asker, AttestationView, Evidence, ReceiptView};
+use crate::domains::billing::BillingStatus;
 use crate::domains::devices::DeviceEntry;
 use crate::gate::{Caller, Context, Json, Nothing, Reply, Validate};
 use crate::kernel::error::FieldError;
@@ -293,4 +294,42 @@ pub async fn import_receipt(ctx: Context, Json(request): Json<ReceiptRequest>) -
     let receipt = request.receipt().unwrap_or_default();
     let attestation = &ctx.services().attestation;
     Ok(Reply::new(attestation.import_receipt(&entry, receipt, ctx.actor()?, ctx.origin().clone()).await?))
+}
+
+/// A proof of hardware, and the question how the device's subscription stands.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProvenStatusRequest {
+    /// The caller itself.
+    #[schema(value_type = String, pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "BR-1")]
+    device_id: DeviceId,
+    /// The proof.
+    attestation: EvidenceRequest,
+}
+
+impl Validate for ProvenStatusRequest {
+    fn device_id(&self) -> Option<&DeviceId> {
+        Some(&self.device_id)
+    }
+
+    fn validate(&self, wrong: &mut Vec<FieldError>) {
+        let mut inner = Vec::new();
+        self.attestation.validate(&mut inner);
+        let outward = |e: FieldError| FieldError { pointer: format!("/attestation{}", e.pointer), ..e };
+        wrong.extend(inner.into_iter().map(outward));
+    }
+}
+
+/// `POST /v1/billing/status`
+///
+/// The proof is stored whatever the subscription's state is; the answer is that of `GET /v1/billing/status`.
+pub async fn prove_and_ask_status(
+    ctx: Context,
+    Json(request): Json<ProvenStatusRequest>,
+) -> Result<Reply<BillingStatus>> {
+    let device = ctx.device()?;
+    let evidence = request.attestation.evidence("/attestation")?;
+    let services = ctx.services();
+    services.attestation.attest(&device.entry, evidence, ctx.origin().clone()).await?;
+    Ok(Reply::new(services.billing.status(&device.entry).await?))
 }
