@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::link::delay;
 use super::tpm::{self, Endorsement, Place, Tpm, TpmError};
 use crate::client::{ClientError, Endpoint, HttpClient};
-use crate::crypto::{SigningKey, sha256};
+use crate::crypto::{SigningKey, hex, sha256};
 use crate::kernel::Random;
 use crate::kernel::ids::DeviceId;
 
@@ -256,8 +256,4 @@ async fn quote(place: Place, nonce: [u8; 32]) -> Result<tpm::Quote, ProofError> 
         quote
     };
     on_thread(place, work).await
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

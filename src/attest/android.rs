@@ -33,9 +33,10 @@ pub use policy::AndroidPolicy;
 pub use status::StatusList;
 
 use super::chain::{self, Anchor, Anchors, Chain, DateRule, Dates, Key, Rules, parse_pem_chain};
-use super::members::{Members, hex, wrong};
+use super::members::{Members, wrong};
 use super::{Claims, Refused};
 use crate::crypto::constant_time_eq;
+use crate::crypto::hex;
 use crate::kernel::Timestamp;
 
 const ATTESTATION: Oid<'static> = oid!(1.3.6.1.4.1.11129.2.1.17);

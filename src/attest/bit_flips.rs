@@ -15,12 +15,13 @@ use super::android::AndroidPolicy;
 use super::cases::{Kind, case_time, judge};
 use super::chain;
 use super::fixtures::{cases, file, vectors};
-use super::members::{Members, hex};
+use super::members::Members;
 use super::policy::Policy;
 use super::tpm::TpmPolicy;
 use super::tpm::event_log::EventLog;
 use super::tpm::hash::Hash;
 use crate::crypto::cbor;
+use crate::crypto::hex;
 use crate::kernel::{Random, Timestamp};
 
 /// Bits tried in each part where not all are.
@@ -225,7 +226,7 @@ fn of_quotes_and_the_registers_that_they_vouch_for() {
     }
     for pcr in 0..8 {
         let put = |case: &mut Case, pcr: &str, bytes: &[u8]| case["pcr_values"][pcr] = json!(hex(bytes));
-        let value = super::members::unhex(good.case["pcr_values"][pcr.to_string()].as_str().unwrap()).unwrap();
+        let value = crate::crypto::unhex(good.case["pcr_values"][pcr.to_string()].as_str().unwrap()).unwrap();
         good.try_bits(&pcr.to_string(), &value, put, &[]);
     }
     // Recorded in a test, with SHA-1 and without a nonce; the log is long and tried below.

@@ -21,6 +21,7 @@ use x509_parser::x509::{SubjectPublicKeyInfo, X509Version};
 pub use keys::{Hash, Key, KeyKind, SignatureAlgorithm, verify_with_key};
 
 use super::Refused;
+use crate::crypto::hex;
 use crate::kernel::Timestamp;
 
 /// Certificates of one chain, the root included.
@@ -214,7 +215,7 @@ impl<'a> Chain<'a> {
 
 /// A serial number in lower-case hex without leading zeros, as revocation lists write it.
 pub fn serial_hex(certificate: &X509Certificate<'_>) -> String {
-    let digits: String = certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = hex(certificate.raw_serial());
     let trimmed = digits.trim_start_matches('0');
     if trimmed.is_empty() { "0".to_owned() } else { trimmed.to_owned() }
 }

@@ -4,7 +4,7 @@
 //! are taken, with all of their padding or none, because files of all makes are read; nothing is signed in this form.
 //! Null counts as absent. Knows no format.
 
-use std::fmt::Write;
+use crate::crypto::unhex;
 
 use base64ct::{Base64Unpadded, Base64UrlUnpadded, Encoding};
 use serde_json::{Map, Value};
@@ -125,26 +125,6 @@ fn unpadded(text: &str) -> Option<&str> {
     (padding == 0 || (padding < 3 && text.len().is_multiple_of(4))).then_some(bare)
 }
 
-/// The bytes that hexadecimal digits write.
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
-    }
-    let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
-}
-
-/// Bytes as hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len().saturating_mul(2));
-    for byte in bytes {
-        // Writing to a string never fails.
-        let _ = write!(out, "{byte:02x}");
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -201,14 +181,5 @@ mod tests {
         assert_eq!((base64url("+/8="), decode("x_b64", "+/8=").unwrap()), (None, vec![0xfb, 0xff]));
         assert_eq!(decode("x_b64url", "-_8").unwrap(), [0xfb, 0xff]);
         assert_eq!(decode("x_b64", &"A".repeat(TEXT_MAX + 1)).unwrap_err().reason, "too_long");
-    }
-
-    #[test]
-    fn hexadecimal_is_pairs_of_digits() {
-        assert_eq!(unhex("00fF").as_deref(), Some(&[0, 255][..]));
-        assert_eq!(hex(&[0, 255]), "00ff");
-        for text in ["0", "0g", "0x00", " 00", "00 "] {
-            assert_eq!(unhex(text), None, "{text}");
-        }
     }
 }

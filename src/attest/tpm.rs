@@ -26,8 +26,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::chain::{Anchor, Anchors, parse_pem_chain};
-use super::members::{Members, hex, missing, unhex, wrong};
+use super::members::{Members, missing, wrong};
 use super::{Claims, Refused};
+use crate::crypto::{hex, unhex};
 use crate::kernel::Timestamp;
 use aik::Chip;
 use event_log::{EventLog, REGISTERS, Registers};

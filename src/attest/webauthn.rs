@@ -17,9 +17,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::chain::Anchors;
-use super::members::{Members, hex};
+use super::members::Members;
 use super::{Claims, Refused};
 use crate::crypto::cose::Algorithm;
+use crate::crypto::hex;
 use crate::crypto::webauthn::{
     self as ceremony, AuthenticatorData, Expected, Registered, StoredCredential, WebauthnError,
 };

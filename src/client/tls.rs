@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::ClientError;
-use crate::crypto::{constant_time_eq, sha256};
+use crate::crypto::{constant_time_eq, hex, sha256};
 
 /// How long TCP and TLS together may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ pub fn trust_pem(pem: &[u8], fingerprint: Option<&str>) -> Result<Arc<ClientConf
 
 fn has_fingerprint(certificate: &CertificateDer<'_>, pinned: &str) -> bool {
     let digits: String = pinned.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
-    let actual: String = sha256(certificate).iter().map(|b| format!("{b:02x}")).collect();
+    let actual = hex(&sha256(certificate));
     constant_time_eq(digits.as_bytes(), actual.as_bytes())
 }
 

@@ -9,6 +9,7 @@ pub mod certs;
 pub mod cose;
 pub mod dpop;
 pub mod es256;
+mod hex;
 pub mod jcs;
 pub mod jwe;
 pub mod jwk;
@@ -33,6 +34,7 @@ mod vectors_dpop;
 mod vectors_jwe;
 
 pub use es256::{KeyError, SigningKey, VerifyingKey};
+pub use hex::{hex, unhex};
 pub use jwe::{JweError, decrypt_compact};
 pub use jwk::{Jwk, JwkSet};
 pub use jws::{Compact, JwsError, parse_compact, sign_canonical, sign_compact};
@@ -78,7 +80,6 @@ mod tests {
     /// RFC 4231, test cases 1, 2 and 6 (a key longer than the block), and the empty key.
     #[test]
     fn hmac_gives_the_printed_values() {
-        let hex = |bytes: [u8; 32]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         for (key, data, tag) in [
             (vec![0x0b; 20], "Hi There", "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"),
             (
@@ -93,7 +94,7 @@ mod tests {
             ),
             (Vec::new(), "", "b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad"),
         ] {
-            assert_eq!(hex(hmac_sha256(&key, data.as_bytes())), tag);
+            assert_eq!(hex(&hmac_sha256(&key, data.as_bytes())), tag);
         }
     }
 

@@ -18,7 +18,7 @@ use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{hmac_sha256, sha256};
+use super::{hex, hmac_sha256, sha256};
 use crate::kernel::{Random, files};
 
 /// The environment variable that may hold the key.
@@ -204,7 +204,7 @@ impl SealingKey {
         }
         let sealed_with = [a, b, c, d];
         if sealed_with != self.id {
-            return Err(SealError::WrongKey { sealed_with: hex(sealed_with), present: hex(self.id) });
+            return Err(SealError::WrongKey { sealed_with: hex(&sealed_with), present: hex(&self.id) });
         }
         let aad = [head, context].concat();
         let opened = self.cipher().decrypt(&(*nonce).into(), Payload { msg: ciphertext, aad: &aad });
@@ -231,17 +231,13 @@ impl SealingKey {
 
 impl fmt::Debug for SealingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SealingKey({})", hex(self.id))
+        write!(f, "SealingKey({})", hex(&self.id))
     }
 }
 
 /// HKDF-Expand with a single block: the key is random already, so the extract step adds nothing (RFC 5869, section 3.3).
 fn expand(secret: &[u8; 32], info: &str) -> [u8; 32] {
     hmac_sha256(secret, &[info.as_bytes(), &[1]].concat())
-}
-
-fn hex(id: [u8; 4]) -> String {
-    id.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn base16(text: &str, out: &mut [u8; 32]) -> bool {
@@ -301,7 +297,7 @@ mod tests {
     fn a_wrong_key_is_named_and_not_called_damage() {
         let sealed = key(1).seal(b"c", b"secret", &Random::seeded(1));
         let message = key(2).open(b"c", &sealed).unwrap_err().to_string();
-        assert!(message.contains(&hex(key(1).id())) && message.contains(&hex(key(2).id())), "{message}");
+        assert!(message.contains(&hex(&key(1).id())) && message.contains(&hex(&key(2).id())), "{message}");
     }
 
     #[test]
@@ -393,6 +389,6 @@ mod tests {
 
     #[test]
     fn debug_shows_no_secret() {
-        assert_eq!(format!("{:?}", key(1)), format!("SealingKey({})", hex(key(1).id())));
+        assert_eq!(format!("{:?}", key(1)), format!("SealingKey({})", hex(&key(1).id())));
     }
 }

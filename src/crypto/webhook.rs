@@ -7,7 +7,7 @@
 use base64ct::{Base64, Encoding};
 use zeroize::Zeroizing;
 
-use super::{constant_time_eq, hmac_sha256};
+use super::{constant_time_eq, hex, hmac_sha256, unhex};
 
 /// How far a signed time may lie from ours, in seconds, to both sides.
 pub const TOLERANCE_S: i64 = 300;
@@ -113,7 +113,7 @@ pub fn verify_hex<K: AsRef<[u8]>>(
 /// The value that [`verify_hex`] expects.
 pub fn sign_hex(key: &[u8], timestamp_s: i64, body: &[u8]) -> String {
     let mac = hmac_sha256(key, &[timestamp_s.to_string().as_bytes(), b".", body].concat());
-    mac.iter().map(|b| format!("{b:02x}")).collect()
+    hex(&mac)
 }
 
 /// Every signature is compared with every key, so that the time tells nothing of which one fits.
@@ -147,16 +147,8 @@ fn seconds(text: &str) -> Option<i64> {
 
 /// 64 digits of lower case: the signature of one message has one text.
 fn base16(text: &str) -> Option<Vec<u8>> {
-    let digit = |b: u8| match b {
-        b'0'..=b'9' => Some(b - b'0'),
-        b'a'..=b'f' => Some(b - b'a' + 10),
-        _ => None,
-    };
-    let pairs = text.as_bytes().chunks_exact(2);
-    if text.len() != 64 {
-        return None;
-    }
-    pairs.map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.last()?)?)).collect()
+    let is_one = text.len() == 64 && !text.bytes().any(|b| b.is_ascii_uppercase());
+    is_one.then(|| unhex(text)).flatten()
 }
 
 #[cfg(test)]

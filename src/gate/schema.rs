@@ -131,9 +131,7 @@ impl Checker<'_> {
         let count = items.len() as u64;
         let (min, max) = (bound(schema, "minItems"), bound(schema, "maxItems"));
         if min.is_some_and(|m| count < m) || max.is_some_and(|m| count > m) {
-            let range =
-                format!("{} to {}", min.unwrap_or(0), max.map_or("any number of".to_owned(), |m| m.to_string()));
-            return self.wrong(pointer.to_owned(), format!("must have {range} items, not {count}"));
+            return self.wrong(pointer.to_owned(), format!("must have {} items, not {count}", range_of(min, max)));
         }
         if let Some(each) = schema.get("items") {
             for (i, item) in items.iter().enumerate() {
@@ -146,9 +144,7 @@ impl Checker<'_> {
         let length = text.chars().count() as u64;
         let (min, max) = (bound(schema, "minLength"), bound(schema, "maxLength"));
         if min.is_some_and(|m| length < m) || max.is_some_and(|m| length > m) {
-            let range =
-                format!("{} to {}", min.unwrap_or(0), max.map_or("any number of".to_owned(), |m| m.to_string()));
-            self.wrong(pointer, format!("must have {range} characters, not {length}"));
+            self.wrong(pointer, format!("must have {} characters, not {length}", range_of(min, max)));
         } else if schema.get("pattern").and_then(Value::as_str) == Some(DeviceId::PATTERN) {
             if let Err(e) = text.parse::<DeviceId>() {
                 self.wrong(pointer, e.to_string());
@@ -170,6 +166,16 @@ impl Checker<'_> {
             };
             self.wrong(pointer, format!("must be {range}"));
         }
+    }
+}
+
+/// "3", "1 to 5", "at least 2" or "at most 9", as a person says it.
+fn range_of(min: Option<u64>, max: Option<u64>) -> String {
+    match (min, max) {
+        (Some(min), Some(max)) if min == max => min.to_string(),
+        (Some(min), None) => format!("at least {min}"),
+        (None | Some(0), Some(max)) => format!("at most {max}"),
+        (min, max) => format!("{} to {}", min.unwrap_or(0), max.unwrap_or(u64::MAX)),
     }
 }
 

@@ -373,6 +373,26 @@ async fn a_key_on_two_devices_blocks_both() -> Done {
     Ok(())
 }
 
+/// A copy that had shown another's key took that key's claim with it when it proved itself by a key of its own, and the next
+/// copy passed for the owner.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_cannot_free_the_key_it_copied() -> Done {
+    let server = start().await?;
+    let (maker, key) = (Maker::new("Phones")?, new_key());
+    let (first, copy) = (Phone::enroll(&server, "BR-1").await?, Phone::enroll(&server, "BR-2").await?);
+    trust(&server, first.tenant, RootKind::AndroidKey, &maker).await?;
+    assert_eq!(first.android(&maker, &key, AndroidState::default()).await?.status, 200);
+    copy.android(&maker, &key, AndroidState::default()).await?;
+    assert!(copy.is_blocked().await?, "the copy is found");
+
+    copy.android(&maker, &new_key(), AndroidState::default()).await?;
+
+    let next = Phone::enroll(&server, "BR-3").await?;
+    next.android(&maker, &key, AndroidState::default()).await?;
+    assert!(next.is_blocked().await?, "the key is the first device's still");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_that_demands_hardware_enrolls_a_phone_that_shows_it() -> Done {
     let server = start().await?;

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::GENERATED;
 use super::description::{BootState, KeyDescription, RootOfTrust, SecurityLevel};
 use crate::attest::Refused;
-use crate::attest::members::hex;
+use crate::crypto::hex;
 
 /// Rules for the statement of an Android key. Every key may be left out.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]

@@ -10,9 +10,9 @@ use x509_parser::der_parser::oid;
 use super::ber::{self, BerError, Reader};
 use super::{ApplePolicy, AppleRoots, Environment, authenticator, point_of_spki, spki_of_point};
 use crate::attest::chain;
-use crate::attest::members::hex;
 use crate::attest::{Claims, Refused};
 use crate::crypto::cbor::{self, Value};
+use crate::crypto::hex;
 use crate::crypto::{constant_time_eq, sha256};
 use crate::kernel::Timestamp;
 

@@ -4,10 +4,10 @@
 //! with or without flag ED. What decides is therefore what the bytes are for, and where they end. Every byte here is
 //! covered by the attestation's nonce or the assertion's signature. Knows nothing of either.
 
-use crate::attest::members::hex;
 use crate::attest::{Claims, Refused};
 use crate::crypto::cbor::{self, Value};
 use crate::crypto::cose::CoseKey;
+use crate::crypto::hex;
 
 /// Bytes of authenticator data. Real ones have 37 to 226.
 pub const BYTES_MAX: usize = 4096;

@@ -9,7 +9,7 @@ use super::fixture::{
     Authority, DeviceKey, NONCE_OID, Object, bytes, cases, named, nonce_extension, roots_of, text, time, unhex, vectors,
 };
 use super::*;
-use crate::attest::members::hex;
+use crate::crypto::hex;
 use crate::crypto::{cbor, sha256};
 use crate::kernel::Timestamp;
 

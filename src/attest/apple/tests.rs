@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::fixture::{Object, bytes, cases, named, text, time, vectors};
 use super::*;
 use crate::attest::Claims;
-use crate::attest::members::hex;
+use crate::crypto::hex;
 use crate::crypto::sha256;
 use crate::kernel::Timestamp;
 

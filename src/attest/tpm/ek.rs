@@ -95,7 +95,7 @@ pub fn makers(pem: &str) -> Result<Anchors, Refused> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::attest::members::hex;
+    use crate::crypto::hex;
     use crate::crypto::sha256;
 
     #[test]

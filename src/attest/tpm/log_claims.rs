@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::super::members::hex;
 use super::super::{Claims, Refused};
 use super::event_log::{EV_AUTHORITY, EV_DRIVER_CONFIG, EV_SEPARATOR, Event, EventLog, Registers, Variable, type_name};
 use super::hash::Hash;
 use super::{TpmPolicy, registers_json};
+use crate::crypto::hex;
 
 /// EFI_GLOBAL_VARIABLE.
 const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";

@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::super::members::hex;
 use super::super::{Claims, Refused};
 use super::event_log::Registers;
 use super::hash::Hash;
 use super::wire::{Attest, Attested, ClockInfo, Numbers, Public, Selection, Signature, alg, tag};
 use super::{TpmPolicy, first_deviation, key, registers_json};
 use crate::crypto::constant_time_eq;
+use crate::crypto::hex;
 
 /// The fewest bytes of a nonce.
 const NONCE_BYTES_MIN: usize = 16;

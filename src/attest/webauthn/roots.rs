@@ -49,7 +49,7 @@ fn bundled((label, pem): (&str, &str)) -> Result<Anchors, Refused> {
 mod tests {
     #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
-    use crate::attest::members::hex;
+    use crate::crypto::hex;
     use crate::crypto::sha256;
 
     /// The fingerprints that the vendors print.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::judge::{Proven, ProvenKey};
 use super::model::StateRow;
 use super::store::device_key;
+use super::trust::key_name;
 use super::{Attestation, rules};
 use crate::attest::apple::{self, Environment, Received};
 use crate::attest::{Claims, Refused};
@@ -81,6 +82,11 @@ impl ReceiptView {
 }
 
 impl AppAttestKey {
+    /// As keys are named where it stands whose they are.
+    pub fn name(&self) -> Option<String> {
+        self.spki().ok().as_deref().map(key_name)
+    }
+
     /// DER SubjectPublicKeyInfo.
     pub fn spki(&self) -> Result<Vec<u8>, Refused> {
         Base64::decode_vec(&self.spki).map_err(|_| Refused::new("public_key", "The stored key cannot be read."))

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::app_attest::AppAttestKey;
 use super::judge::{Judged, Proven, ProvenKey};
 use super::model::{AttestationView, NonceRow, StateRow, Taken, Used, VerdictView};
 use super::trust::{key_name, thumbprint};
@@ -35,8 +36,11 @@ pub(super) fn nonce_prefix(tenant: TenantId, device: &DeviceId) -> Key {
 /// Removes what is stored of a device that is removed.
 pub fn forget(tx: &mut Tx<'_>, tenant: TenantId, device: &DeviceId) -> Result<()> {
     let state: Option<StateRow> = tx.get(ATTESTATION_STATES, device_key(tenant, device))?;
-    if let Some(key) = state.and_then(|s| s.key) {
-        tx.delete(ATTESTED_KEYS, Key::new().bytes(tenant.to_bytes()).text(&key))?;
+    if let Some(state) = state {
+        let of_app = state.app_attest.as_ref().and_then(AppAttestKey::name);
+        for key in state.key.iter().chain(&of_app) {
+            release_key(tx, tenant, device, key)?;
+        }
     }
     tx.delete(ATTESTATION_STATES, device_key(tenant, device))?;
     tpm::forget(tx, tenant, device)?;
@@ -44,6 +48,35 @@ pub fn forget(tx: &mut Tx<'_>, tenant: TenantId, device: &DeviceId) -> Result<()
         let prefix = device_key(tenant, device);
         let end = prefix.end_of_prefix().unwrap_or_default();
         while tx.delete_range(table, &prefix, &end, 1_000)? > 0 {}
+    }
+    Ok(())
+}
+
+fn key_place(tenant: TenantId, name: &str) -> Key {
+    Key::new().bytes(tenant.to_bytes()).text(name)
+}
+
+/// Whose an attested or endorsement key is, by its name.
+pub(super) fn key_owner(tx: &mut Tx<'_>, tenant: TenantId, name: &str) -> Result<Option<DeviceId>> {
+    let owner = tx.get_raw(ATTESTED_KEYS, key_place(tenant, name))?;
+    Ok(owner.as_deref().and_then(|o| std::str::from_utf8(o).ok()?.parse().ok()))
+}
+
+/// Notes whose the key is; the other device when it is another's already.
+pub(super) fn claim_key(tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId, key: &str) -> Result<Option<DeviceId>> {
+    match key_owner(tx, tenant, key)? {
+        Some(owner) if owner != *id => Ok(Some(owner)),
+        _ => {
+            tx.put_raw(ATTESTED_KEYS, key_place(tenant, key), id.as_str().as_bytes())?;
+            Ok(None)
+        }
+    }
+}
+
+/// Forgets whose a key is, if it is this device's: who shows a copy of another's must not be able to free it.
+pub(super) fn release_key(tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId, name: &str) -> Result<()> {
+    if key_owner(tx, tenant, name)?.as_ref() == Some(id) {
+        tx.delete(ATTESTED_KEYS, key_place(tenant, name))?;
     }
     Ok(())
 }
@@ -145,8 +178,7 @@ impl Attestation {
         origin: &Origin,
     ) -> Result<Option<DeviceId>> {
         let Some(spki) = &proven.spki else { return Ok(None) };
-        let owner = tx.get_raw(ATTESTED_KEYS, Key::new().bytes(tenant.to_bytes()).text(&key_name(spki)))?;
-        let owner = owner.as_deref().and_then(|o| std::str::from_utf8(o).ok()?.parse::<DeviceId>().ok());
+        let owner = key_owner(tx, tenant, &key_name(spki))?;
         let Some(owner) = owner.filter(|owner| owner != id) else { return Ok(None) };
         if let Some(mut other) = devices::load(tx, tenant, &owner)? {
             let why = format!("its attested key came with the enrollment of {id}: one of them is a copy");
@@ -195,14 +227,18 @@ impl Attestation {
         let changed = state.level.is_hardware() && hardware(&state.claims) != hardware(&proven.claims);
         let key = proven.spki.as_deref().map(key_name);
         if state.key != key {
-            if let Some(old) = &state.key {
-                tx.delete(ATTESTED_KEYS, Key::new().bytes(tenant.to_bytes()).text(old))?;
+            // An App Attest key goes on being the device's own while it proves itself otherwise.
+            let of_app = state.app_attest.as_ref().and_then(AppAttestKey::name);
+            let replaced = matches!(proven.key, ProvenKey::AppAttest { .. });
+            let stays = |old: &String| !replaced && of_app.as_ref() == Some(old);
+            for old in state.key.iter().chain(of_app.iter().filter(|_| replaced)).filter(|old| !stays(old)) {
+                release_key(tx, tenant, id, old)?;
             }
             state.key_changed = state.key.is_some();
             state.key_since = Some(now);
         }
         let shared = match &key {
-            Some(key) => self.claim_key(tx, tenant, id, key)?,
+            Some(key) => claim_key(tx, tenant, id, key)?,
             None => None,
         };
         state.level = proven.level;
@@ -253,20 +289,6 @@ impl Attestation {
             }
         }
         view_of(id, &state, vec![verdict], now, self.inner.settings.renew_after)
-    }
-
-    /// Notes whose the key is; the other device when it is another's already.
-    fn claim_key(&self, tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId, key: &str) -> Result<Option<DeviceId>> {
-        let place = Key::new().bytes(tenant.to_bytes()).text(key);
-        let owner = tx.get_raw(ATTESTED_KEYS, &place)?;
-        let owner = owner.as_deref().and_then(|o| std::str::from_utf8(o).ok()?.parse::<DeviceId>().ok());
-        match owner {
-            Some(owner) if owner != *id => Ok(Some(owner)),
-            _ => {
-                tx.put_raw(ATTESTED_KEYS, &place, id.as_str().as_bytes())?;
-                Ok(None)
-            }
-        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "one commit's worth of facts")]

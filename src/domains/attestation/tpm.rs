@@ -22,6 +22,7 @@ pub(super) use open::Open;
 use open::Slot;
 pub(super) use quote::{Shown, keep, objection, prove};
 
+use super::store::{key_owner, release_key};
 use super::{Attestation, Level};
 use crate::attest::chain::{Anchors, parse_pem_chain};
 use crate::attest::tpm::activation::{Credential, make_credential};
@@ -30,13 +31,13 @@ use crate::attest::tpm::quote::Counters;
 use crate::attest::tpm::wire::Public;
 use crate::attest::tpm::{TpmPolicy, ek, key};
 use crate::attest::{Claims, Refused};
-use crate::crypto::{constant_time_eq, sha256};
+use crate::crypto::{constant_time_eq, hex, sha256};
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
 use crate::domains::devices;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, TenantId};
 use crate::kernel::{Kind, Random, Refusal, Result, Timestamp};
-use crate::store::tables::{ATTESTED_KEYS, Key, TPM_KEYS};
+use crate::store::tables::{Key, TPM_KEYS};
 use crate::store::{Row, Tx};
 
 /// What evidence of a TPM is called in verdicts on its activation.
@@ -153,15 +154,11 @@ fn place(tenant: TenantId, device: &DeviceId) -> Key {
     Key::new().bytes(tenant.to_bytes()).text(device.as_str())
 }
 
-fn key_place(tenant: TenantId, hash: &str) -> Key {
-    Key::new().bytes(tenant.to_bytes()).text(hash)
-}
-
 /// Removes what is stored of a removed device's TPM.
 pub(super) fn forget(tx: &mut Tx<'_>, tenant: TenantId, device: &DeviceId) -> Result<()> {
     let row: Option<TpmKeyRow> = tx.get(TPM_KEYS, place(tenant, device))?;
     if let Some(ek) = row.and_then(|row| row.ek) {
-        tx.delete(ATTESTED_KEYS, key_place(tenant, &ek))?;
+        release_key(tx, tenant, device, &ek)?;
     }
     tx.delete(TPM_KEYS, place(tenant, device))?;
     Ok(())
@@ -290,9 +287,7 @@ impl Attestation {
     /// Whether the chip is that of another living device of the tenant.
     fn chip_of_another(&self, tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId, ek: Option<&str>) -> Result<bool> {
         let Some(ek) = ek else { return Ok(false) };
-        let owner = tx.get_raw(ATTESTED_KEYS, key_place(tenant, ek))?;
-        let owner = owner.as_deref().and_then(|o| std::str::from_utf8(o).ok()?.parse::<DeviceId>().ok());
-        match owner {
+        match key_owner(tx, tenant, ek)? {
             Some(owner) if owner != *id => Ok(devices::load(tx, tenant, &owner)?.is_some()),
             _ => Ok(false),
         }
@@ -346,7 +341,7 @@ fn prepare(
     let activation = Base64UrlUnpadded::encode_string(&random.bytes::<32>());
     let key = TpmKeyRow {
         ak_public: Base64::encode_string(&keys.ak_public),
-        ak_name: ak.name.iter().map(|b| format!("{b:02x}")).collect(),
+        ak_name: hex(&ak.name),
         ek: Some(Base64UrlUnpadded::encode_string(&sha256(&ek_spki))),
         level: level_of(known.as_ref().map(|(chip, _)| chip)),
         chip: known.as_ref().map(|(chip, _)| chip.into()),

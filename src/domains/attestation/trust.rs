@@ -19,7 +19,7 @@ use crate::attest::android::{self, StatusList};
 use crate::attest::apple::{AppleRoots, point_of_spki};
 use crate::attest::chain::{Anchor, Anchors, parse_pem_chain};
 use crate::attest::tpm::ek;
-use crate::crypto::{VerifyingKey, sha256};
+use crate::crypto::{VerifyingKey, hex, sha256};
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{TenantId, UserId};
@@ -229,10 +229,6 @@ fn bundled() -> Result<Vec<Root>> {
 fn id_of(kind: RootKind, spki: &[u8]) -> String {
     let hash = hex(&sha256(spki));
     format!("{kind}.{}", hash.get(..32).unwrap_or(&hash))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl TrustSet {

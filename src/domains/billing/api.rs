@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use super::subscription::{Status, Subscription, Word};
 use super::{Event, EventResult, Proof, Settings, SharedSecret, licence};
-use crate::crypto::sha256;
 use crate::crypto::webhook::{self, WebhookError};
+use crate::crypto::{hex, sha256};
 use crate::domains::devices::DeviceEntry;
 use crate::domains::iam::Permission;
 use crate::domains::tenants::{Feature, Licence, Limits, PlanTier};
@@ -327,7 +327,7 @@ fn verify(ctx: &Context, settings: &Settings, body: &[u8], now: Timestamp) -> Re
         }
         WebhookError::Malformed | WebhookError::Signature => bad_signature(),
     })?;
-    let body_sha256 = sha256(body).iter().map(|b| format!("{b:02x}")).collect();
+    let body_sha256 = hex(&sha256(body));
     let signed_at = Timestamp::from_millis(signed_s.saturating_mul(1_000));
     let proof = Proof { signature: signature.chars().take(1_024).collect(), signed_at, body_sha256 };
     Ok(Genuine { provider, proof })

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::permission::PermissionSet;
-use crate::crypto::{constant_time_eq, hmac_sha256};
+use crate::crypto::{constant_time_eq, hex, hmac_sha256};
 use crate::kernel::ids::{ApiKeyId, DeviceId, TenantId, UserId};
 use crate::kernel::network::Network;
 use crate::kernel::rate::SlidingWindow;
@@ -98,7 +98,7 @@ const SECRET_CHARS: usize = 43;
 
 /// A fresh prefix: 12 hexadecimal digits.
 pub(super) fn new_prefix(random: &Random) -> String {
-    random.bytes::<PREFIX_BYTES>().iter().map(|b| format!("{b:02x}")).collect()
+    hex(&random.bytes::<PREFIX_BYTES>())
 }
 
 /// A fresh secret in base64url, and its keyed hash.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::crypto::sha256;
+use crate::crypto::{hex, sha256};
 use crate::domains::signals::engine::{Population, Reading, Sensors};
 
 /// A situation that is genuine. False alarms are counted for each, never pooled.
@@ -85,7 +85,7 @@ impl Table {
     /// Reads a file of comma-separated values with a header; quotes do not occur in the data.
     pub fn read(path: &Path) -> Result<(Self, Source), Fault> {
         let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let digest = sha256(&bytes).iter().take(8).map(|b| format!("{b:02x}")).collect();
+        let digest = hex(&sha256(&bytes)).chars().take(16).collect();
         let text = String::from_utf8(bytes).map_err(|_| format!("{} is not text", path.display()))?;
         let mut lines = text.lines();
         let header = lines.next().unwrap_or_default();

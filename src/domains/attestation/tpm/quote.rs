@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::super::formats::Expected;
 use super::super::judge::{Proven, ProvenKey};
-use super::{OTHER_DEVICE, TpmKeyRow, chip_claims, key_place, level_of, place};
+use super::super::store::{claim_key, release_key};
+use super::{OTHER_DEVICE, TpmKeyRow, chip_claims, level_of, place};
 use crate::attest::chain::parse_pem_chain;
 use crate::attest::tpm::hash::Hash;
 use crate::attest::tpm::quote::{Counters, Evidence, Known, check_counters};
@@ -16,7 +17,7 @@ use crate::crypto::sha256;
 use crate::kernel::Result;
 use crate::kernel::ids::{DeviceId, TenantId};
 use crate::store::Tx;
-use crate::store::tables::{ATTESTED_KEYS, TPM_KEYS};
+use crate::store::tables::TPM_KEYS;
 
 /// A key that has just quoted, and the counters that it quoted with.
 #[derive(Clone)]
@@ -183,10 +184,10 @@ pub(super) fn put(
     if old != row.ek.as_ref()
         && let Some(old) = old
     {
-        tx.delete(ATTESTED_KEYS, key_place(tenant, old))?;
+        release_key(tx, tenant, id, old)?;
     }
     if let Some(ek) = &row.ek {
-        tx.put_raw(ATTESTED_KEYS, key_place(tenant, ek), id.as_str().as_bytes())?;
+        claim_key(tx, tenant, id, ek)?;
     }
     tx.put(TPM_KEYS, place(tenant, id), row)
 }
