@@ -240,12 +240,14 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         settings: signals::Settings {
             next_heartbeat: config.heartbeat.next,
             policy: engine_policy(config, config.engine.threshold),
-            shadow: (config.engine.shadow_threshold > 0).then(|| engine_policy(config, config.engine.shadow_threshold)),
+            shadow: shadow(config)?,
             simplified_from: config.engine.simplified_from,
             retention: config.retention.signals,
             checkpoint_bytes: config.store.checkpoint_bytes as u64,
         },
-        observer: Arc::new(move |took| scored.scored(took)),
+        observer: Arc::new(move |s: signals::Scored| {
+            scored.scored(s.took, s.decision.as_str(), s.shadow.map(|d| d.as_str()));
+        }),
     })?;
     let open_tenant = match &config.enrollment.open_tenant {
         Some(name) => Some(tenant_named(&store, name)?),
@@ -557,6 +559,23 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address).await.map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     Ok((listener, address))
+}
+
+/// What judges beside the active engine, as far as the configuration asks for it.
+fn shadow(config: &Config) -> Result<Option<signals::Candidate>> {
+    let policy = match config.engine.shadow_threshold {
+        0 => engine_policy(config, config.engine.threshold),
+        threshold => engine_policy(config, threshold),
+    };
+    let Some(path) = &config.engine.shadow_population else {
+        let candidate = signals::Candidate { policy, population: None };
+        return Ok((config.engine.shadow_threshold > 0).then_some(candidate));
+    };
+    let bad = |why: String| Error::Internal(format!("engine.shadow_population: {}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+    let population = engine::Population::parse(&text).map_err(|e| bad(e.to_string()))?;
+    // Every device's engine refers to it for as long as the process lives.
+    Ok(Some(signals::Candidate { policy, population: Some(Box::leak(Box::new(population))) }))
 }
 
 /// What the configuration says about scores, with this threshold.

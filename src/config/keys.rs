@@ -268,6 +268,8 @@ pub static KEYS: &[Key] = &[
         "Weight of the network."),
     integer("engine.shadow_threshold", ("0", 0, 60), |c, n| c.engine.shadow_threshold = u8::try_from(n).unwrap_or(60),
         "Threshold of a second policy that judges beside the first and only reports; 0: none."),
+    path("engine.shadow_population", None, |c, v| c.engine.shadow_population = Some(v),
+        "Population table that a second engine judges against and only reports (`bench engine --fit` makes one)."),
     integer("engine.simplified_from", ("8192", 1, 16_384), |c, n| c.engine.simplified_from = n.into(),
         "Jobs waiting to be written from which heartbeats are judged by the hard rules alone."),
     path("intel.sources", None, |c, v| c.intel.sources = Some(v),

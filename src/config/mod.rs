@@ -262,6 +262,8 @@ pub struct Engine {
     pub weight_network: u8,
     /// Threshold of a second policy that only reports; 0: none.
     pub shadow_threshold: u8,
+    /// Population table of a second engine that only reports; `None`: it judges against the one that is built in.
+    pub shadow_population: Option<PathBuf>,
     /// Waiting jobs from which heartbeats are judged by the hard rules alone.
     pub simplified_from: u64,
 }
@@ -462,6 +464,7 @@ impl Config {
                 weight_touch: 0,
                 weight_network: 0,
                 shadow_threshold: 0,
+                shadow_population: None,
                 simplified_from: 0,
             },
             intel: Intel {

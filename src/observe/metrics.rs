@@ -58,12 +58,19 @@ pub struct Metrics {
     commit_jobs: Histogram,
     ws_handshake: Histogram,
     refreshes: Family<RefreshLabels, Counter>,
+    shadows: Family<ShadowLabels, Counter>,
     gauges: [Gauge<u64, AtomicU64>; 9],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefreshLabels {
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShadowLabels {
+    active: &'static str,
+    shadow: &'static str,
 }
 
 impl Metrics {
@@ -116,6 +123,12 @@ impl Metrics {
             "Refresh tokens presented, by what came of it",
             refreshes.clone(),
         );
+        let shadows = Family::<ShadowLabels, Counter>::default();
+        registry.register(
+            "blockremote_shadow_decisions",
+            "Heartbeats that a shadow judged, by what the active engine and what the shadow decided",
+            shadows.clone(),
+        );
         let gauges: [Gauge<u64, AtomicU64>; 9] = Default::default();
         let names = [
             ("blockremote_store_queue_writes", "Changes and heartbeats that wait for the writer"),
@@ -134,7 +147,19 @@ impl Metrics {
         for ((name, help), gauge) in names.into_iter().zip(&gauges) {
             registry.register(name, help, gauge.clone());
         }
-        Self { registry, requests, labels, family, scoring, commit, commit_jobs, ws_handshake, refreshes, gauges }
+        Self {
+            registry,
+            requests,
+            labels,
+            family,
+            scoring,
+            commit,
+            commit_jobs,
+            ws_handshake,
+            refreshes,
+            shadows,
+            gauges,
+        }
     }
 
     /// A request was answered; `row` is its place in the route table.
@@ -153,8 +178,11 @@ impl Metrics {
     }
 
     /// A heartbeat was scored.
-    pub fn scored(&self, took: Duration) {
+    pub fn scored(&self, took: Duration, decision: &'static str, shadow: Option<&'static str>) {
         self.scoring.observe(took.as_secs_f64());
+        if let Some(shadow) = shadow {
+            self.shadows.get_or_create(&ShadowLabels { active: decision, shadow }).inc();
+        }
     }
 
     /// A commit ended.

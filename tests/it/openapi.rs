@@ -326,7 +326,7 @@ async fn health_is_one_word_for_everybody_and_figures_for_administrators() -> Do
 }
 
 /// One request to the internal listener, which speaks plain HTTP.
-async fn internal(server: &Server, path: &str, headers: &str) -> Result<(String, String), Fault> {
+pub async fn internal(server: &Server, path: &str, headers: &str) -> Result<(String, String), Fault> {
     let mut stream = tokio::net::TcpStream::connect(server.app().addresses.internal).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

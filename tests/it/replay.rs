@@ -70,3 +70,29 @@ async fn a_shadow_policy_reports_and_does_not_act() {
     let told = seen["explanation"].as_array().unwrap();
     assert!(told.iter().any(|e| e["feature"] == "white") && told.iter().all(|e| e["baseline"].is_number()));
 }
+
+/// A population that is tried out gathers evidence of its own, is shown and counted, and acts on nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_population_on_trial_reports_and_does_not_act() {
+    let folder = tempfile::tempdir().unwrap();
+    let (table, nobody) = (folder.path().join("population.txt"), folder.path().join("nobody.txt"));
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/src/domains/signals/engine/population.txt");
+    let text = std::fs::read_to_string(shipped).unwrap().replacen("version 1\n", "version 7\n", 1);
+    std::fs::write(&table, text).unwrap();
+    std::fs::write(&nobody, "version 8\nbounds 1 2\n").unwrap();
+    let refused = Server::start_with(|config| config.engine.shadow_population = Some(nobody)).await;
+    let why = refused.err().unwrap().to_string();
+    assert!(why.contains("engine.shadow_population") && why.contains("line 2"), "{why}");
+
+    let server = Server::start_with(|config| config.engine.shadow_population = Some(table)).await.unwrap();
+    let mut phone = server.enroll("BR-1").await.unwrap();
+    let calm: Value = phone.beat(&phone.calm()).await.unwrap().json().unwrap();
+    assert_eq!(calm["decision"], "allow");
+    let token = server.admin_token().await.unwrap();
+    let path = "/v1/security/trust-score?device_id=BR-1";
+    let seen: Value = server.client().unwrap().get(path, Some(&token)).await.unwrap().json().unwrap();
+    assert_eq!((&seen["shadow"]["population_version"], &seen["shadow"]["decision"]), (&7.into(), &"allow".into()));
+    let counted = r#"blockremote_shadow_decisions_total{active="allow",shadow="allow"} 1"#;
+    let (_, metrics) = crate::openapi::internal(&server, "/metrics", "").await.unwrap();
+    assert!(metrics.lines().any(|line| line == counted), "{metrics}");
+}

@@ -375,7 +375,7 @@ pub struct TrustScoreResponse {
     pub reasons: Vec<ReasonBody>,
     /// The tests of motion and touches: what was measured, what is usual, what it adds.
     pub explanation: Vec<ExplanationBody>,
-    /// What a second policy says of the same readings, where one is configured; it acts on nothing.
+    /// What a second policy or population says of the same readings, where one is configured; it acts on nothing.
     pub shadow: Option<ShadowBody>,
     /// The time of the newest heartbeat; null before the first.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -412,7 +412,7 @@ pub struct ExplanationBody {
     pub contribution_decades: f32,
 }
 
-/// What the second policy says.
+/// What judges beside the engine says.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Shadow)]
 pub struct ShadowBody {
@@ -422,6 +422,8 @@ pub struct ShadowBody {
     pub decision: &'static str,
     /// Below it the device would be blocked.
     pub threshold: u8,
+    /// The version of the population that it judged against.
+    pub population_version: u16,
 }
 
 /// One reason.
@@ -501,6 +503,7 @@ fn trust_of(entry: &DeviceEntry, signals: &Signals) -> TrustScoreResponse {
             score: s.score.points(),
             decision: s.decision.as_str(),
             threshold: s.threshold,
+            population_version: s.population_version,
         }),
         updated_at: published.map(|p| p.at).or_else(|| entry.last_seen()),
     }

@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 use super::cell::{Answer, Cell, Effort, LastSeq, Live, Published};
 use super::engine::{Assessment, Decision, Facts, Plan, Reading};
 use super::record::{Record, encode_decision};
-use super::{Inner, device_blocked, device_removed};
+use super::shadow::Met;
+use super::{Inner, Scored, device_blocked, device_removed};
 use crate::domains::audit::{self, NewEntry, ThreatLevel};
 use crate::domains::devices::{self, BlockCause, Blocked, DeviceEntry, SensorsDeclared};
 use crate::domains::intel::{Match, Motion, Sighted};
@@ -75,7 +76,7 @@ impl store::Job for Job {
         live.prepare(self.sensors, &facts);
         live.received_at = self.received_at;
         let assessment = live.take(&self.beat.readings, effort, &self.signals.settings.policy);
-        (self.signals.observer)(watch.elapsed());
+        let took = watch.elapsed();
         let answer = Answer {
             signal_id: self.signal_id,
             score: assessment.score,
@@ -107,13 +108,24 @@ impl store::Job for Job {
             live.dirty = true;
             self.signals.dirty.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&cell));
         }
-        let shadow = self.signals.shadow(&live.engine);
+        let shadow = self.signals.settings.shadow.as_ref().map(|candidate| {
+            let met = Met {
+                sensors: live.engine.sensors(),
+                facts: &facts,
+                readings: &self.beat.readings,
+                effort,
+                released: from.decision == Decision::Block,
+            };
+            candidate.judge(&live.engine, &cell.shadow, &met)
+        });
         if let Some(shadow) = shadow.filter(|s| s.decision != answer.decision) {
             tracing::info!(
                 device = %self.entry.id, signal = %self.signal_id, active = answer.decision.as_str(),
-                shadow = shadow.decision.as_str(), "the shadow policy would decide otherwise"
+                shadow = shadow.decision.as_str(), "the shadow would decide otherwise"
             );
         }
+        let scored = Scored { took, decision: answer.decision, shadow: shadow.map(|s| s.decision) };
+        (self.signals.observer)(scored);
         self.publish = Some(Published { assessment, at: self.received_at, shadow });
         self.result = Some(Ok(answer));
         Ok(())

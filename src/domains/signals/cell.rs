@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::engine::{Assessment, Decision, DeviceEngine, Engine, Facts, Policy, Reading, Sensors};
 use super::record::Record;
+use super::shadow::{Shadow, ShadowState};
 use crate::domains::devices::{DeviceEntry, SensorsDeclared};
 use crate::kernel::ids::{DeviceId, DeviceNo, SessionId, SignalId, TenantId};
 use crate::kernel::{Timestamp, TrustScore};
@@ -23,17 +24,6 @@ pub struct Answer {
     pub engine: &'static str,
 }
 
-/// What a second policy would have said; it acts on nothing.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Shadow {
-    /// Its score.
-    pub score: TrustScore,
-    /// Its decision.
-    pub decision: Decision,
-    /// Its threshold.
-    pub threshold: u8,
-}
-
 /// The last durable assessment of a device.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Published {
@@ -41,7 +31,7 @@ pub struct Published {
     pub assessment: Assessment,
     /// Since when.
     pub at: Timestamp,
-    /// What the shadow policy says of the same state.
+    /// What the shadow says of the same readings.
     pub shadow: Option<Shadow>,
 }
 
@@ -166,6 +156,8 @@ pub(super) struct Cell {
     /// For the row that says whether the device is still there.
     pub id: DeviceId,
     live: Mutex<Live>,
+    /// What a shadow with a state of its own keeps of the device.
+    pub shadow: ShadowState,
     published: Mutex<Option<Published>>,
 }
 
@@ -176,7 +168,14 @@ impl Cell {
 
     pub fn with(entry: &DeviceEntry, live: Live) -> Self {
         let id = entry.id.clone();
-        Self { tenant: entry.tenant, no: entry.no, id, live: Mutex::new(live), published: Mutex::new(None) }
+        Self {
+            tenant: entry.tenant,
+            no: entry.no,
+            id,
+            live: Mutex::new(live),
+            shadow: ShadowState::default(),
+            published: Mutex::new(None),
+        }
     }
 
     /// For the writer, and for the one thread of the start-up.

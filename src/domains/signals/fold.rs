@@ -203,7 +203,8 @@ pub(super) fn restore(inner: &Inner) -> Result<()> {
             && let Some(entry) = devices.get(no)
         {
             let assessment = live.engine.assess(&inner.settings.policy);
-            cell.publish(Published { assessment, at: live.received_at, shadow: inner.shadow(&live.engine) });
+            let shadow = inner.settings.shadow.as_ref().and_then(|candidate| candidate.look(&live.engine));
+            cell.publish(Published { assessment, at: live.received_at, shadow });
             entry.seen(assessment.score, live.received_at);
         }
     }

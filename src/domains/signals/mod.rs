@@ -11,10 +11,12 @@ pub mod engine;
 mod fold;
 mod record;
 mod replay;
+mod shadow;
 
 pub use beat::Heartbeat;
-pub use cell::{Answer, Published, Shadow};
+pub use cell::{Answer, Published};
 pub use replay::{Replayed, replay};
+pub use shadow::{Candidate, Shadow};
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -45,8 +47,8 @@ pub struct Settings {
     pub retention: Duration,
     /// Bytes of journal after which the rings are written.
     pub checkpoint_bytes: u64,
-    /// A second policy that judges the same states and only reports; `None`: nobody does.
-    pub shadow: Option<Policy>,
+    /// What judges beside the active engine and only reports; `None`: nothing does.
+    pub shadow: Option<Candidate>,
     /// Jobs waiting for the writer from which heartbeats are judged by the hard rules alone.
     pub simplified_from: u64,
 }
@@ -54,8 +56,19 @@ pub struct Settings {
 /// More than one a day for the longest retention.
 const ANCHORS_MAX: usize = 400;
 
-/// Hears how long each scoring took, for the metrics.
-pub type ScoringObserver = Arc<dyn Fn(Duration) + Send + Sync>;
+/// One heartbeat's scoring, for the metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct Scored {
+    /// How long the active engine took.
+    pub took: Duration,
+    /// What it decided.
+    pub decision: engine::Decision,
+    /// What the shadow would have decided, where there is one.
+    pub shadow: Option<engine::Decision>,
+}
+
+/// Hears of each scoring, for the metrics.
+pub type ScoringObserver = Arc<dyn Fn(Scored) + Send + Sync>;
 
 /// Ends a device's session within the transaction of its lock.
 pub type EndSession = Box<dyn Fn(&mut Tx<'_>, &Device) -> Result<()> + Send + Sync>;
@@ -102,7 +115,7 @@ pub struct Parts {
     pub random: Random,
     /// The configuration.
     pub settings: Settings,
-    /// Hears how long scoring took.
+    /// Hears of each scoring.
     pub observer: ScoringObserver,
 }
 
@@ -110,12 +123,6 @@ impl Inner {
     /// Whether there is time for all of the engine.
     fn effort(&self) -> cell::Effort {
         if self.store.queued() >= self.settings.simplified_from { cell::Effort::Simplified } else { cell::Effort::Full }
-    }
-
-    /// What the shadow policy would say of a state, where there is one.
-    fn shadow(&self, engine: &engine::DeviceEngine) -> Option<Shadow> {
-        let assessment = engine.assess(self.settings.shadow.as_ref()?);
-        Some(Shadow { score: assessment.score, decision: assessment.decision, threshold: assessment.threshold })
     }
 }
 

@@ -1,13 +1,13 @@
 //! Figures of single features where the recordings are no raw streams: generated names, traffic of remote access,
-//! pointers in remote sessions. Fitted and measured crosswise on disjoint families, captures and accounts.
+//! pointers in remote sessions. What is fitted here is measured on other captures and accounts.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::data::{Fault, Table, files, single, stem};
 use super::figures::Scored;
-use super::fit::is_for_fitting;
 use super::linear::{Matrix, square};
+use crate::domains::intel::dns_score;
 
 /// Scores of honest and hostile samples.
 #[derive(Debug, Default)]
@@ -22,210 +22,29 @@ pub struct Pair {
 
 /// Families whose names are made of dictionary words.
 const DICTIONARY: [&str; 4] = ["gozi", "matsnu", "nymaim", "suppobox"];
-const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789-_^$";
-const LETTERS: usize = 41;
 
-/// The label that somebody chose: the one before the public suffix, as far as its length tells.
-fn chosen_label(name: &str) -> String {
-    let name = name.to_ascii_lowercase();
-    let labels: Vec<&str> = name.trim_matches('.').split('.').collect();
-    let at = |back: usize| labels.len().checked_sub(back).and_then(|i| labels.get(i)).copied();
-    let short = |l: &str| l.len() <= 3;
-    let label = match (at(2), at(3)) {
-        (Some(second), Some(third)) if short(second) => third,
-        (Some(second), _) => second,
-        (None, _) => labels.first().copied().unwrap_or_default(),
-    };
-    format!("^^{label}$")
-}
-
-fn letter(c: u8) -> usize {
-    ALPHABET.iter().position(|a| *a == c).unwrap_or(LETTERS - 1)
-}
-
-/// How likely a letter is after the two before it, blended with the one before it.
-struct Names {
-    pairs: Vec<f64>,
-    triples: Vec<f64>,
-}
-
-impl Names {
-    fn of(labels: &[&String]) -> Self {
-        let mut model = Self { pairs: vec![0.3; LETTERS * LETTERS], triples: vec![0.0; LETTERS * LETTERS * LETTERS] };
-        for label in labels {
-            for triple in label.as_bytes().windows(3) {
-                let &[a, b, c] = triple else { continue };
-                let (a, b, c) = (letter(a), letter(b), letter(c));
-                if let Some(n) = model.pairs.get_mut(b * LETTERS + c) {
-                    *n += 1.0;
-                }
-                if let Some(n) = model.triples.get_mut((a * LETTERS + b) * LETTERS + c) {
-                    *n += 1.0;
-                }
-            }
-        }
-        model
-    }
-
-    fn row(of: &[f64], at: usize) -> &[f64] {
-        of.get(at * LETTERS..(at + 1) * LETTERS).unwrap_or_default()
-    }
-
-    /// What tells a generated label: improbable letters, length, digits, few vowels, long runs, variety.
-    fn traits(&self, label: &str) -> Vec<f64> {
-        let bytes = label.as_bytes();
-        let inner: Vec<u8> = bytes.iter().copied().filter(|c| !b"^$".contains(c)).collect();
-        let n = inner.len().max(1) as f64;
-        let (mut pair, mut blended, mut worst) = (0.0, 0.0, 0.0_f64);
-        let mut steps = 0.0_f64;
-        for triple in bytes.windows(3) {
-            let &[a, b, c] = triple else { continue };
-            let (a, b, c) = (letter(a), letter(b), letter(c));
-            let pairs = Self::row(&self.pairs, b);
-            let triples = Self::row(&self.triples, a * LETTERS + b);
-            let share = |of: &[f64]| of.get(c).copied().unwrap_or(0.0);
-            let p = share(pairs) / pairs.iter().sum::<f64>().max(1e-9);
-            let q = (share(triples) + 4.0 * p) / (triples.iter().sum::<f64>() + 4.0);
-            pair -= p.ln();
-            blended -= q.ln();
-            worst = worst.max(-q.ln());
-            steps += 1.0;
-        }
-        let share = |test: &dyn Fn(&u8) -> bool| inner.iter().filter(|c| test(c)).count() as f64 / n;
-        let mut seen = inner.clone();
-        seen.sort_unstable();
-        seen.dedup();
-        let mut run = 0;
-        let mut longest = 0;
-        for c in &inner {
-            run = if c.is_ascii_alphabetic() && !b"aeiouy".contains(c) { run + 1 } else { 0 };
-            longest = longest.max(run);
-        }
-        vec![
-            pair / steps.max(1.0),
-            blended / steps.max(1.0),
-            worst,
-            n.ln(),
-            n / 10.0,
-            share(&|c| c.is_ascii_digit()),
-            share(&|c| b"aeiou".contains(c)),
-            f64::from(longest),
-            seen.len() as f64 / n,
-            share(&|c| *c == b'-'),
-            (pair / steps.max(1.0)) * n.ln(),
-        ]
-    }
-}
-
-/// A logistic regression by plain gradient steps on standardised traits.
-struct Logistic {
-    centre: Vec<f64>,
-    spread: Vec<f64>,
-    weights: Vec<f64>,
-    offset: f64,
-}
-
-impl Logistic {
-    fn fit(samples: &[(Vec<f64>, bool)]) -> Self {
-        let width = samples.first().map_or(0, |(v, _)| v.len());
-        let n = samples.len().max(1) as f64;
-        let centre: Vec<f64> =
-            (0..width).map(|j| samples.iter().filter_map(|(v, _)| v.get(j)).sum::<f64>() / n).collect();
-        let spread: Vec<f64> = centre
-            .iter()
-            .enumerate()
-            .map(|(j, m)| {
-                (samples.iter().filter_map(|(v, _)| v.get(j)).map(|x| (x - m).powi(2)).sum::<f64>() / n)
-                    .sqrt()
-                    .max(1e-6)
-            })
-            .collect();
-        let mut model = Self { centre, spread, weights: vec![0.0; width], offset: 0.0 };
-        let white: Vec<(Vec<f64>, f64)> =
-            samples.iter().map(|(v, hostile)| (model.standard(v), f64::from(u8::from(*hostile)))).collect();
-        for _ in 0..400 {
-            let mut slope = vec![0.0; width];
-            let mut level = 0.0;
-            for (v, target) in &white {
-                let error = 1.0 / (1.0 + (-model.raw(v)).exp()) - target;
-                level += error / n;
-                for (s, x) in slope.iter_mut().zip(v) {
-                    *s += error * x / n;
-                }
-            }
-            model.offset -= 1.0 * level;
-            for (w, s) in model.weights.iter_mut().zip(slope) {
-                *w -= 1.0 * (s + 1e-4 * *w);
-            }
-        }
-        model
-    }
-
-    fn standard(&self, v: &[f64]) -> Vec<f64> {
-        v.iter().zip(&self.centre).zip(&self.spread).map(|((x, m), s)| (x - m) / s).collect()
-    }
-
-    fn raw(&self, standard: &[f64]) -> f64 {
-        self.offset + self.weights.iter().zip(standard).map(|(w, x)| w * x).sum::<f64>()
-    }
-
-    fn score(&self, v: &[f64]) -> f32 {
-        single(self.raw(&self.standard(v)))
-    }
-}
-
-/// Generated names: of random letters, and of dictionary words.
+/// Generated names: of random letters, and of dictionary words. Scored by the table that the product ships, which was made
+/// from none of these names.
 pub fn names(root: &Path) -> Result<Option<(Pair, Pair)>, Fault> {
     let path = root.join("dga").join("domains.csv");
     if !path.exists() {
         return Ok(None);
     }
     let (table, _) = Table::read(&path)?;
-    let mut legit: Vec<String> = Vec::new();
-    let mut families: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut honest: Vec<Scored> = Vec::new();
+    let mut families: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     for row in table.rows() {
-        let label = chosen_label(row.text("domain"));
+        let score = dns_score(row.text("domain"));
         match row.text("kind") {
-            "legit" => legit.push(label),
-            _ => families.entry(row.text("family").to_owned()).or_default().push(label),
+            "legit" => honest.push((score, 0)),
+            _ => families.entry(row.text("family").to_owned()).or_default().push(score),
         }
     }
     let (mut random, mut words) = (Pair::default(), Pair::default());
-    for fold in [true, false] {
-        let (fitting, measured): (Vec<_>, Vec<_>) =
-            legit.iter().enumerate().partition(|(i, _)| is_for_fitting(*i) == fold);
-        // Letters are learned from one half of the fitting names, weights from the other: a model flatters its own.
-        let (letters, weights): (Vec<_>, Vec<_>) =
-            fitting.iter().map(|(_, l)| *l).enumerate().partition(|(i, _)| i % 4 != 3);
-        let model = Names::of(&letters.into_iter().map(|(_, l)| l).collect::<Vec<_>>());
-        // Dictionary families are split among themselves, so that each half knows that such exist.
-        let (mut plain, mut dictionary) = (0, 0);
-        let known: Vec<&String> = families
-            .keys()
-            .filter(|f| {
-                let place = if DICTIONARY.contains(&f.as_str()) { &mut dictionary } else { &mut plain };
-                *place += 1;
-                is_for_fitting(*place) == fold
-            })
-            .collect();
-        // One judge for letters and one for words: a name is as suspicious as the stricter of both finds it.
-        let judge = |of_words: bool| {
-            let mut samples: Vec<(Vec<f64>, bool)> = weights.iter().map(|(_, l)| (model.traits(l), false)).collect();
-            for family in known.iter().filter(|f| DICTIONARY.contains(&f.as_str()) == of_words) {
-                let names = families.get(*family).into_iter().flatten().take(200);
-                samples.extend(names.map(|l| (model.traits(l), true)));
-            }
-            Logistic::fit(&samples)
-        };
-        let judges = [judge(false), judge(true)];
-        let score = |l: &String| judges.iter().map(|j| j.score(&model.traits(l))).fold(f32::MIN, f32::max);
-        let honest: Vec<Scored> = measured.iter().map(|(_, l)| (score(l), usize::from(fold))).collect();
-        random.genuine.extend(&honest);
-        words.genuine.extend(&honest);
-        for (id, (family, names)) in families.iter().enumerate().filter(|(_, (f, _))| !known.contains(f)) {
-            let pair = if DICTIONARY.contains(&family.as_str()) { &mut words } else { &mut random };
-            pair.hostile.extend(names.iter().map(|l| (score(l), id)));
-        }
+    (random.genuine, words.genuine) = (honest.clone(), honest);
+    for (id, (family, scores)) in families.iter().enumerate() {
+        let pair = if DICTIONARY.contains(&family.as_str()) { &mut words } else { &mut random };
+        pair.hostile.extend(scores.iter().map(|score| (*score, id)));
     }
     Ok(Some((random, words)))
 }

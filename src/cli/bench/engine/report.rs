@@ -283,7 +283,7 @@ impl Report {
         }
         if let Some((random, words)) = outside::names(root)? {
             for (name, pair) in [("generated names, letters", random), ("generated names, words", words)] {
-                self.push_feature("feature", name.to_owned(), "legitimate names", &pair.genuine, &pair.hostile, None);
+                self.push_feature("engine", name.to_owned(), "legitimate names", &pair.genuine, &pair.hostile, None);
             }
         }
         for (family, pair) in outside::traffic(root)?.unwrap_or_default() {

@@ -90,6 +90,8 @@ struct Flags {
 /// Everything the engine knows about one device.
 #[derive(Clone, Debug)]
 pub struct DeviceEngine {
+    /// What it judges against; no part of the state.
+    population: &'static Population,
     sensors: Sensors,
     /// Readings ever taken.
     count: u64,
@@ -147,9 +149,15 @@ pub struct DeviceEngine {
 }
 
 impl DeviceEngine {
-    /// A device of which nothing is known yet.
+    /// A device of which nothing is known yet, judged against the table that is built in.
     pub fn new(sensors: Sensors) -> Self {
+        Self::against(sensors, Population::shipped())
+    }
+
+    /// The same, judged against another table.
+    pub fn against(sensors: Sensors, population: &'static Population) -> Self {
         Self {
+            population,
             sensors,
             count: 0,
             last_t_ms: 0,
@@ -191,6 +199,11 @@ impl DeviceEngine {
             overlay_t_ms: 0,
             fired: [0; REASONS],
         }
+    }
+
+    /// What it judges against.
+    pub fn population(&self) -> &'static Population {
+        self.population
     }
 
     /// What the device declared.

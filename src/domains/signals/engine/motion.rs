@@ -131,7 +131,7 @@ impl DeviceEngine {
             hash = g.iter().fold(hash, |h, x| mix(h, x.to_bits()));
             self.gyroscope.push(*g);
         }
-        let population = Population::shipped();
+        let population = self.population;
         if self.settled() {
             self.take_bands(a.copied().unwrap_or_default(), g.copied().unwrap_or_default(), population);
         }

@@ -2,7 +2,7 @@
 
 use super::evidence::{LOCK, Test};
 use super::features::{largest_step, spread};
-use super::population::{Pace, Population};
+use super::population::Pace;
 use super::reading::Touch;
 use super::rules::Reason;
 use super::usage::Touches;
@@ -124,7 +124,7 @@ impl DeviceEngine {
 
     /// The rhythm of the touches against the owner's own.
     fn weigh_rhythm(&mut self, touch: &Touch) {
-        let population = Population::shipped();
+        let population = self.population;
         let trusted = self.trusted();
         let Some(touches) = &mut self.touches else { return };
         let Some(unlike) = touches.rhythm.push(touch.interval_ms, trusted, population) else { return };
