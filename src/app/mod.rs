@@ -354,6 +354,7 @@ fn attestation_settings(config: &Config) -> Result<attestation::Settings> {
     Ok(attestation::Settings {
         nonce_ttl: wanted.nonce_ttl,
         heals: wanted.heals,
+        releases_score: wanted.releases_score,
         renew_after: wanted.renew,
         policy,
         apple_app_id: wanted.apple_app_id.clone(),

@@ -161,6 +161,8 @@ pub struct Attestation {
     pub nonce_ttl: Duration,
     /// Whether a clean proof releases a device that failed ones put into quarantine.
     pub heals: bool,
+    /// Whether a fresh proof by hardware releases a device that the engine locked.
+    pub releases_score: bool,
     /// How old the last proof may be.
     pub renew: Duration,
     /// Whether Android keys count only while a list of revoked certificates is there and not too old.
@@ -427,6 +429,7 @@ impl Config {
             attestation: Attestation {
                 nonce_ttl: none,
                 heals: false,
+                releases_score: false,
                 renew: none,
                 require_status_list: true,
                 policy: None,

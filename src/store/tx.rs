@@ -170,6 +170,11 @@ impl<'t> Tx<'t> {
         if self.journal_records > 0 { self.journal_block } else { self.journal_block.saturating_sub(1) }
     }
 
+    /// The number of the newest journal block before this commit.
+    pub const fn committed_journal_block(&self) -> u64 {
+        self.journal_block.saturating_sub(1)
+    }
+
     /// Runs `f` once the commit is durable and before anybody is answered: indexes are fed here. Dropped on failure.
     pub fn after_commit(&mut self, f: impl FnOnce() + Send + 'static) {
         self.after.push(Box::new(f));

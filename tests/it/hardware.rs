@@ -393,6 +393,31 @@ async fn a_copy_cannot_free_the_key_it_copied() -> Done {
     Ok(())
 }
 
+/// Only where the operator says so, and never by a proof that software can make: whoever holds the device can make that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_proof_by_hardware_releases_what_the_engine_locked_where_that_is_allowed() -> Done {
+    for allowed in [false, true] {
+        let server = Server::start_with(|c| {
+            c.attestation.require_status_list = false;
+            c.attestation.releases_score = allowed;
+        })
+        .await?;
+        let maker = Maker::new("Phones")?;
+        let mut phone = Phone::enroll(&server, "BR-1").await?;
+        trust(&server, phone.tenant, RootKind::AndroidKey, &maker).await?;
+        let hostile = phone.device.hostile();
+        phone.device.beat(&hostile).await?;
+        assert!(phone.is_blocked().await?);
+
+        let software = signed(&phone.device.key, phone.tenant, "BR-1", &phone.nonce().await?);
+        assert_eq!(phone.send(&software).await?.status, 200);
+        assert!(phone.is_blocked().await?, "software proves too little");
+        assert_eq!(phone.android(&maker, &new_key(), AndroidState::default()).await?.status, 200);
+        assert_eq!(phone.is_blocked().await?, !allowed);
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_that_demands_hardware_enrolls_a_phone_that_shows_it() -> Done {
     let server = start().await?;

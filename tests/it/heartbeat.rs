@@ -363,7 +363,7 @@ async fn a_phone_on_a_desk_for_half_an_hour_is_never_blocked() {
     }
 }
 
-async fn refresh(phone: &mut Device) {
+pub async fn refresh(phone: &mut Device) {
     let body = json!({ "refresh_token": phone.refresh_token });
     let pair: Value = phone.client.post("/v1/auth/refresh", None, &body).await.unwrap().json().unwrap();
     phone.access_token = text(&pair, "access_token");

@@ -4,11 +4,17 @@
 
 use std::time::Duration;
 
+use blockremote::agent::motion::{Human, MotionSource};
+use blockremote::config::Paywall;
 use blockremote::domains::signals::{self, Replayed, engine::Policy};
 use blockremote::domains::tenants::Tenants;
 use blockremote::store::Store;
+use blockremote::store::tables::SIGNAL_RINGS;
 use blockremote::testkit::{Server, text};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::common::{DAY, Done, audited};
+use crate::heartbeat::refresh;
 
 fn replayed(server: &Server, signal: &str, policy: &Policy) -> Option<Replayed> {
     let store = Store::look(&server.config().paths.data).unwrap_or_else(|e| panic!("{e}"));
@@ -95,4 +101,86 @@ async fn a_population_on_trial_reports_and_does_not_act() {
     let counted = r#"blockremote_shadow_decisions_total{active="allow",shadow="allow"} 1"#;
     let (_, metrics) = crate::openapi::internal(&server, "/metrics", "").await.unwrap();
     assert!(metrics.lines().any(|line| line == counted), "{metrics}");
+}
+
+/// A heartbeat of somebody who moves; mirrored in its first reading where `mirrored`.
+fn moving(human: &mut Human, mirrored: bool) -> Value {
+    let reading = |i: usize, human: &mut Human| {
+        let r = human.next_reading();
+        json!({ "t_ms": r.t_ms, "accelerometer": r.accelerometer, "gyroscope": r.gyroscope,
+            "window_mirroring": mirrored && i == 0 })
+    };
+    json!({ "device_id": "BR-1", "readings": (0..100).map(|i| reading(i, human)).collect::<Vec<_>>() })
+}
+
+/// Only the answers were compared, which calm readings give from any state; and the last copy of a state was deleted while
+/// the readings that followed it were still kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_figure_is_the_same_after_days_and_after_a_long_silence() -> Done {
+    let mut server = Server::start_with(|config| {
+        config.store.checkpoint_bytes = 1;
+        config.billing.paywall = Paywall::Off;
+    })
+    .await?;
+    let mut human = Human::new(11);
+    let mut answers: Vec<Value> = Vec::new();
+    let mut phone = server.enroll("BR-1").await?;
+    for day in 0..3 {
+        refresh(&mut phone).await;
+        for n in 0..6 {
+            answers.push(phone.beat(&moving(&mut human, day == 1 && n == 2)).await?.json()?);
+            server.clock.advance(Duration::from_secs(5));
+        }
+        server.clock.advance(DAY);
+    }
+    for _ in 0..2 {
+        server.clock.advance(DAY * 5);
+        refresh(&mut phone).await;
+    }
+    answers.clear();
+    for n in 0..8 {
+        answers.push(phone.beat(&moving(&mut human, n == 4)).await?.json()?);
+        server.clock.advance(Duration::from_secs(5));
+    }
+    server.stop().await;
+    for (n, answer) in answers.iter().enumerate() {
+        let again = replayed(&server, &text(answer, "signal_id"), &Policy::default()).ok_or("nothing is stored")?;
+        assert!(again.digest.is_some() && again.same(), "heartbeat {n}: {:?} {:?}", again.recorded, again.assessment);
+    }
+    let decided: Vec<&str> = answers.iter().filter_map(|a| a["decision"].as_str()).collect();
+    assert!(decided.contains(&"challenge") && decided.contains(&"allow"), "{decided:?}");
+    Ok(())
+}
+
+/// What an engine of another version had gathered cannot be continued: the device starts anew, and that is said once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_an_update_of_the_engine_a_device_starts_anew_and_the_log_says_so() -> Done {
+    let mut server = Server::start_with(|config| config.store.checkpoint_bytes = 1).await?;
+    let mut phone = server.enroll("BR-1").await?;
+    let mut human = Human::new(12);
+    for _ in 0..3 {
+        phone.beat(&moving(&mut human, false)).await?;
+    }
+    let store = server.app().services.store.clone();
+    let aged = store.write(|tx| {
+        let rows = tx.scan(SIGNAL_RINGS, &blockremote::store::tables::Key::new(), 10)?;
+        for (key, mut row) in rows.clone() {
+            // Behind the checkpoint's own version, two numbers and two bytes stands that of the engine.
+            row[19] = 1;
+            tx.put_raw(SIGNAL_RINGS, key, &row)?;
+        }
+        Ok(rows.len())
+    });
+    assert_eq!(aged.await?, 1);
+    drop(store);
+    server.restart().await?;
+    let (mut client, token) = (server.client()?, phone.access_token);
+    for _ in 0..2 {
+        let beat = moving(&mut human, false);
+        let answer: Value = client.post("/v1/signals/heartbeat", Some(&token), &beat).await?.json()?;
+        assert_eq!(answer["decision"], "allow");
+    }
+    let said = audited(&server, "BR-1").await?;
+    assert_eq!(said.iter().filter(|action| *action == "engine_restarted").count(), 1, "{said:?}");
+    Ok(())
 }

@@ -56,6 +56,8 @@ pub struct Settings {
     pub nonce_ttl: Duration,
     /// Whether an accepted attestation releases a device that failed ones put into quarantine.
     pub heals: bool,
+    /// Whether a fresh proof by hardware releases a device that the engine locked.
+    pub releases_score: bool,
     /// How old the last proof may be before a device is asked again.
     pub renew_after: Duration,
     /// What evidence must show.

@@ -9,7 +9,7 @@ use super::trust::{key_name, thumbprint};
 use super::{Attestation, rules, tpm};
 use crate::attest::Refused;
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
-use crate::domains::devices::{self, BlockCause, Blocked, Device, DeviceState, ProofMark};
+use crate::domains::devices::{self, AttestationLevel, BlockCause, Blocked, Device, DeviceState, ProofMark};
 use crate::domains::killswitch::{self, NewCommand};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, TenantId};
@@ -284,8 +284,8 @@ impl Attestation {
                     .reason("what its hardware says of itself is another than before");
                 audit::append(tx, tenant, now, &self.inner.random, &entry.attestation(proven.level.name()))?;
                 self.remind_after(tx, device)?;
-            } else if self.inner.settings.heals {
-                self.heal(tx, device, origin)?;
+            } else {
+                self.heal(tx, device, proven.level, origin)?;
             }
         }
         view_of(id, &state, vec![verdict], now, self.inner.settings.renew_after)
@@ -344,9 +344,16 @@ impl Attestation {
         self.inner.killswitch.block(tx, device, cause, &NewCommand::new(action, why), note, origin)
     }
 
-    /// Releases a device that nothing but failed attestations holds.
-    fn heal(&self, tx: &mut Tx<'_>, device: &mut Device, origin: &Origin) -> Result<()> {
-        if !matches!(device.state, DeviceState::Blocked { cause: BlockCause::Quarantine, .. }) {
+    /// Releases a device that a clean proof may release: from its failed ones, and by hardware from the engine's lock where
+    /// the operator says so.
+    fn heal(&self, tx: &mut Tx<'_>, device: &mut Device, level: AttestationLevel, origin: &Origin) -> Result<()> {
+        let settings = &self.inner.settings;
+        let may = match device.state {
+            DeviceState::Blocked { cause: BlockCause::Quarantine, .. } => settings.heals,
+            DeviceState::Blocked { cause: BlockCause::Score, .. } => settings.releases_score && level.is_hardware(),
+            _ => false,
+        };
+        if !may {
             return Ok(());
         }
         const WHY: &str = "the device attested cleanly";

@@ -7,7 +7,8 @@ use tokio::sync::oneshot;
 
 use super::cell::{Answer, Cell, Effort, LastSeq, Live, Published};
 use super::engine::{Assessment, Decision, Facts, Plan, Reading};
-use super::record::{Record, encode_decision};
+use super::fold;
+use super::record::{Record, encode_decision, encode_live};
 use super::shadow::Met;
 use super::{Inner, Scored, device_blocked, device_removed};
 use crate::domains::audit::{self, NewEntry, ThreatLevel};
@@ -66,6 +67,7 @@ impl store::Job for Job {
             self.result = Some(result);
             return Ok(());
         }
+        self.anchor_after_silence(tx, &cell, &mut live)?;
         let watch = Stopwatch::start();
         let intel = &self.signals.intel;
         let critical = intel.critical(&self.sighted);
@@ -84,7 +86,7 @@ impl store::Job for Job {
             threshold: assessment.threshold,
             engine: assessment.engine.as_str(),
         };
-        let record = self.record(&answer, facts, effort);
+        let record = self.record(&answer, facts, effort, assessment.digest());
         tx.append_signal(|out| record.encode(out));
         self.signals.metering.heartbeat(self.entry.tenant, self.entry.no, self.received_at);
         if let Some(seq) = self.beat.seq {
@@ -153,6 +155,20 @@ impl store::Job for Job {
 }
 
 impl Job {
+    /// The state from before a long silence is kept: the readings that led to it may be gone while what follows is still to
+    /// be recomputed.
+    fn anchor_after_silence(&self, tx: &mut Tx<'_>, cell: &Cell, live: &mut Live) -> Result<()> {
+        let silent = self.received_at.since(live.received_at) > fold::ANCHOR_EVERY;
+        if !silent || live.engine.readings() == 0 {
+            return Ok(());
+        }
+        let through = tx.committed_journal_block();
+        let mut state = Vec::with_capacity(12 << 10);
+        encode_live(live, through, &mut state);
+        live.anchored_at = self.received_at;
+        fold::keep_anchor(tx, &self.signals, cell, &state, through)
+    }
+
     /// The answer to a `seq` that was accepted already, or the refusal of a lower one.
     fn repeated(&self, live: &Live) -> Option<Result<Answer>> {
         let seq = self.beat.seq?;
@@ -198,7 +214,7 @@ impl Job {
         Ok(())
     }
 
-    fn record(&self, answer: &Answer, facts: Facts, effort: Effort) -> Record<'_> {
+    fn record(&self, answer: &Answer, facts: Facts, effort: Effort, digest: u32) -> Record<'_> {
         Record {
             device: self.entry.no,
             signal_id: self.signal_id,
@@ -211,6 +227,7 @@ impl Job {
             threshold: answer.threshold,
             facts,
             effort,
+            judged: Some((super::engine::VERSION, digest)),
             readings: self.beat.readings.as_slice().into(),
         }
     }

@@ -103,9 +103,9 @@ impl Live {
     pub fn prepare(&mut self, sensors: SensorsDeclared, facts: &Facts) {
         let sensors = sensors_of(sensors);
         if self.engine.sensors() != sensors {
-            self.engine = DeviceEngine::new(sensors);
-            self.decision = Decision::Allow;
-        } else if self.decision == Decision::Block {
+            self.engine.declare(sensors);
+        }
+        if self.decision == Decision::Block {
             self.engine.clear_evidence();
             self.decision = Decision::Allow;
         }

@@ -22,7 +22,7 @@ const PER_IDLE_COMMIT: usize = 512;
 /// Idle ticks (half a second each) before a small journal is folded, too.
 const IDLE_TICKS: u32 = 20;
 /// How often a device's whole state is kept beside the journal.
-const ANCHOR_EVERY: Duration = Duration::from_secs(86_400);
+pub(super) const ANCHOR_EVERY: Duration = Duration::from_secs(86_400);
 /// Old anchors removed at a time.
 const ANCHORS_SCANNED: usize = 4;
 /// Journal blocks looked at, and removed, at a time.
@@ -88,16 +88,7 @@ impl Folding {
         }
         live.anchored_at = now;
         drop(live);
-        let of_device = Key::new().bytes(cell.tenant.to_bytes()).number(cell.no.0);
-        tx.put_raw(SIGNAL_ANCHORS, of_device.clone().number(through), &self.scratch)?;
-        let oldest = now.minus(self.signals.settings.retention + 2 * ANCHOR_EVERY);
-        for (key, value) in tx.scan(SIGNAL_ANCHORS, &of_device, ANCHORS_SCANNED)? {
-            if decode_live(&value).is_ok_and(|kept| kept.received_at >= oldest) {
-                break;
-            }
-            tx.delete(SIGNAL_ANCHORS, key)?;
-        }
-        Ok(())
+        keep_anchor(tx, &self.signals, cell, &self.scratch, through)
     }
 
     fn trim(&mut self, tx: &mut Tx<'_>) -> Result<()> {
@@ -157,6 +148,22 @@ impl Housekeeping for Folding {
         self.bytes_since_mark += bytes as u64;
         self.bytes_since_cycle += bytes as u64;
     }
+}
+
+/// Keeps a copy of a device's state as of a journal block, and removes those that no readings follow any more.
+pub(super) fn keep_anchor(tx: &mut Tx<'_>, signals: &Inner, cell: &Cell, state: &[u8], through: u64) -> Result<()> {
+    let of_device = Key::new().bytes(cell.tenant.to_bytes()).number(cell.no.0);
+    tx.put_raw(SIGNAL_ANCHORS, of_device.clone().number(through), state)?;
+    let oldest = signals.clock.now().minus(signals.settings.retention + 2 * ANCHOR_EVERY);
+    let kept = tx.scan(SIGNAL_ANCHORS, &of_device, ANCHORS_SCANNED)?;
+    // However old, the last one before this stays: readings that are still kept may follow it.
+    for (key, value) in kept.iter().take(kept.len().saturating_sub(2)) {
+        if decode_live(value).is_ok_and(|kept| kept.received_at >= oldest) {
+            break;
+        }
+        tx.delete(SIGNAL_ANCHORS, key)?;
+    }
+    Ok(())
 }
 
 /// Reads the checkpoint and replays the journal behind it.

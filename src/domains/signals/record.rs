@@ -21,6 +21,8 @@ pub(super) struct Record<'a> {
     /// What others knew; its time is `received_at`.
     pub facts: Facts,
     pub effort: Effort,
+    /// The engine that judged it, and the digest of all that it found; older records have none.
+    pub judged: Option<(u8, u32)>,
     pub readings: std::borrow::Cow<'a, [Reading]>,
 }
 
@@ -30,6 +32,8 @@ const HAS_GYROSCOPE: u8 = 1 << 2;
 /// Facts and threshold follow; older records have none.
 const HAS_FACTS: u8 = 1 << 3;
 const SIMPLIFIED: u8 = 1 << 4;
+/// The engine's version and the digest of its assessment follow.
+const HAS_DIGEST: u8 = 1 << 5;
 
 const fn decision_code(decision: Decision) -> u8 {
     match decision {
@@ -63,6 +67,7 @@ impl Record<'_> {
             (self.sensors.gyroscope, HAS_GYROSCOPE),
             (true, HAS_FACTS),
             (self.effort == Effort::Simplified, SIMPLIFIED),
+            (self.judged.is_some(), HAS_DIGEST),
         ] {
             if present {
                 flags |= bit;
@@ -80,6 +85,10 @@ impl Record<'_> {
         out.push(decision_code(self.decision));
         self.facts.encode(out);
         out.push(self.threshold);
+        if let Some((version, digest)) = self.judged {
+            out.push(version);
+            out.extend_from_slice(&digest.to_le_bytes());
+        }
         // The edge admits at most 100 readings.
         out.push(u8::try_from(self.readings.len()).unwrap_or(u8::MAX));
         for reading in self.readings.iter() {
@@ -103,6 +112,12 @@ impl Record<'_> {
         } else {
             (Facts { now_ms, ..Facts::default() }, 0)
         };
+        let judged = if flags & HAS_DIGEST != 0 {
+            let [version] = take::<1>(input)?;
+            Some((version, u32::from_le_bytes(take(input)?)))
+        } else {
+            None
+        };
         let [count] = take::<1>(input)?;
         if usize::from(count) > limits::READINGS_PER_HEARTBEAT_MAX {
             return Err(CodecError::Invalid("journal record"));
@@ -123,6 +138,7 @@ impl Record<'_> {
             threshold,
             facts,
             effort: if flags & SIMPLIFIED != 0 { Effort::Simplified } else { Effort::Full },
+            judged,
             readings: readings.into(),
         })
     }

@@ -21,6 +21,8 @@ pub struct Replayed {
     pub tenant: TenantId,
     /// The score, decision and threshold that were answered then.
     pub recorded: (u8, &'static str, u8),
+    /// The digest of all that the engine found then; an older record has none.
+    pub digest: Option<u32>,
     /// What the engine makes of it now.
     pub assessment: Assessment,
     /// Heartbeats that were gone through.
@@ -30,10 +32,11 @@ pub struct Replayed {
 }
 
 impl Replayed {
-    /// Whether both are the same.
+    /// Whether both are the same: the answer, and every figure behind it to the bit.
     pub fn same(&self) -> bool {
         let a = &self.assessment;
         (a.score.points(), a.decision.as_str(), a.threshold) == self.recorded
+            && self.digest.is_none_or(|digest| digest == a.digest())
     }
 }
 
@@ -47,10 +50,13 @@ fn damaged(what: &str, error: CodecError) -> Error {
 }
 
 /// Judges one heartbeat as it was judged.
-fn judge(live: &mut Live, record: &Record<'_>, policy: &Policy) -> Assessment {
+fn judge(live: &mut Live, record: &Record<'_>, policy: &Policy) -> Result<Assessment> {
+    if let Some((version, _)) = record.judged.filter(|(version, _)| *version != VERSION) {
+        return Err(damaged("this decision", CodecError::Version(version)));
+    }
     live.prepare(record.sensors, &record.facts);
     live.received_at = record.received_at;
-    live.take(&record.readings, record.effort, policy)
+    Ok(live.take(&record.readings, record.effort, policy))
 }
 
 fn finished(tenant: TenantId, record: &Record<'_>, assessment: Assessment, heartbeats: u64) -> Replayed {
@@ -58,6 +64,7 @@ fn finished(tenant: TenantId, record: &Record<'_>, assessment: Assessment, heart
         device: record.device,
         tenant,
         recorded: (record.score.points(), record.decision.as_str(), record.threshold),
+        digest: record.judged.map(|(_, digest)| digest),
         assessment,
         heartbeats,
         readings: record.readings.len(),
@@ -82,7 +89,7 @@ pub fn replay(
             if let Some(version) = live.set_aside {
                 return Err(damaged("the state behind this decision", CodecError::Version(version)));
             }
-            let assessment = judge(&mut live, &record, policy);
+            let assessment = judge(&mut live, &record, policy)?;
             return Ok(Some(finished(*tenant, &record, assessment, 1)));
         }
     }
@@ -137,13 +144,13 @@ fn from_journal(
         let live = live.get_or_insert_with(|| Live::new(record.sensors));
         heartbeats += 1;
         if record.signal_id == signal {
-            answer = Some(finished(tenant, &record, judge(live, &record, policy), heartbeats));
+            answer = Some(judge(live, &record, policy).map(|a| finished(tenant, &record, a, heartbeats)));
             return false;
         }
         live.follow(&record);
         true
     })?;
-    Ok(answer)
+    answer.transpose()
 }
 
 /// Shows the records of the blocks from `from` on until `look` has seen enough.

@@ -53,8 +53,9 @@ impl Candidate {
         let fresh = || Box::new(DeviceEngine::against(met.sensors, population));
         let engine = own.get_or_insert_with(fresh);
         if engine.sensors() != met.sensors {
-            *engine = fresh();
-        } else if met.released {
+            engine.declare(met.sensors);
+        }
+        if met.released {
             engine.clear_evidence();
         }
         engine.begin(met.facts);

@@ -5,7 +5,8 @@
 use super::evidence::{ASK, TESTS, Weighed};
 use super::features::{Window, log2, ramp};
 use super::rules::{self, Components, Decision, Effect, Engine, Policy, Reason, Reasons};
-use super::{DeviceEngine, SETTLED};
+use super::sketch::mix;
+use super::{DeviceEngine, SETTLED, half};
 use crate::kernel::TrustScore;
 
 /// Readings for which a reason to block holds; a whole heartbeat at least.
@@ -50,6 +51,21 @@ pub struct Assessment {
     pub engine: Engine,
 }
 
+impl Assessment {
+    /// A number that any other bit in any of the figures would change, but for one chance in four thousand million.
+    pub fn digest(&self) -> u32 {
+        let parts = &self.components;
+        let parts = [parts.accelerometer, parts.gyroscope, parts.touch_entropy, parts.network_spike];
+        let parts = parts.iter().map(|p| p.map_or(u32::MAX, |s| u32::from(s.points())));
+        let tests = self.tests.iter().flat_map(|w| [w.value, w.usual, w.decades, w.level]).map(f32::to_bits);
+        let figures = self.features.iter().map(|(_, value)| value.to_bits());
+        let reasons = self.reasons.bits();
+        let head = [u32::from(self.score.points()), self.decision as u32, u32::from(self.threshold)];
+        let reasons = [(reasons & u64::from(u32::MAX)) as u32, (reasons >> 32) as u32];
+        head.into_iter().chain(reasons).chain(parts).chain(tests).chain(figures).fold(0x9E37_79B9, mix)
+    }
+}
+
 macro_rules! feature_names {
     ($($name:literal),+ $(,)?) => {
         const FEATURE_NAMES: [&str; [$($name),+].len()] = [$($name),+];
@@ -85,13 +101,24 @@ impl Features {
 }
 
 impl DeviceEngine {
+    /// Whether a reason holds: for some readings, and until the end of the heartbeat in which it was seen.
+    pub(super) fn holds(&self, reason: Reason) -> bool {
+        let at = self.fired.get(reason as usize).copied().unwrap_or(0);
+        let hold = if reason.effect() == Effect::Block { HOLD } else { HOLD_NOTE };
+        let age = u64::from(half(self.count).wrapping_sub(at));
+        at > 0 && (age < hold || self.began.is_some_and(|began| age < self.count - began))
+    }
+
     pub(super) fn reasons(&self) -> Reasons {
         let mut reasons = Reasons::default();
-        for (reason, &at) in Reason::ALL.iter().zip(&self.fired) {
-            let hold = if reason.effect() == Effect::Block { HOLD } else { HOLD_NOTE };
-            if at > 0 && self.count - at < hold {
-                reasons.insert(*reason);
-            }
+        for reason in Reason::ALL.iter().filter(|r| self.holds(**r)) {
+            reasons.insert(*reason);
+        }
+        if self.person.stranger() {
+            reasons.insert(Reason::StrangerHolds);
+        }
+        if self.standing.keeps_asking() {
+            reasons.insert(Reason::AskedOften);
         }
         reasons
     }

@@ -67,6 +67,8 @@ struct Weights {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Bands {
     readings: u32,
+    /// Between this reading and the last one is a pause.
+    paused: bool,
     span_ms: f32,
     acceleration: Ladder,
     rotation: Ladder,
@@ -86,6 +88,11 @@ impl Bands {
         *self = Self::default();
     }
 
+    /// The next reading does not belong to the last; what was gathered over seconds stays.
+    pub(super) fn pause(&mut self) {
+        self.paused = self.readings > 0;
+    }
+
     /// Takes the acceleration and the rotation of one reading; a sensor that is missing gives 0.
     pub(super) fn push(&mut self, acceleration: [f32; 3], rotation: [f32; 3], dt_ms: f32) {
         let magnitude = acceleration.iter().map(|x| x * x).sum::<f32>().sqrt();
@@ -97,6 +104,12 @@ impl Bands {
             (self.last_acceleration, self.last_rotation) = (acceleration, rotation);
             (self.turning, self.side) = (turn, side);
             self.readings = 1;
+            return;
+        }
+        if std::mem::take(&mut self.paused) {
+            self.acceleration.means = [magnitude; BANDS];
+            self.rotation.means = [turn; BANDS];
+            (self.last_acceleration, self.last_rotation, self.side) = (acceleration, rotation, side);
             return;
         }
         self.readings = self.readings.saturating_add(1);
@@ -170,6 +183,7 @@ impl Bands {
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.readings.to_le_bytes());
+        out.push(u8::from(self.paused));
         put_f32s(out, &[self.span_ms, self.turning, self.side]);
         put_f32s(out, &self.last_acceleration);
         put_f32s(out, &self.last_rotation);
@@ -183,9 +197,11 @@ impl Bands {
 
     pub(super) fn decode(input: &mut &[u8]) -> Result<Self, CodecError> {
         let readings = super::codec::take_u32(input)?;
+        let paused = super::codec::take_u8(input)? != 0;
         let [span_ms, turning, side] = take_f32s(input)?;
         let mut bands = Self {
             readings,
+            paused,
             span_ms,
             turning,
             side,

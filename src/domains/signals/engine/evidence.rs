@@ -112,6 +112,13 @@ impl Evidence {
         }
     }
 
+    /// Keeps the evidence of a test below what would lock.
+    pub(super) fn cap(&mut self, test: Test, most: f32) {
+        if let Some(slot) = self.weighed.get_mut(test as usize) {
+            slot.level = slot.level.min(most);
+        }
+    }
+
     pub(super) fn listen(&mut self) {
         self.heard = Some(Vec::new());
     }

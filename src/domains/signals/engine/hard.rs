@@ -29,9 +29,6 @@ impl DeviceEngine {
         if facts.known_bad_package {
             self.fire(Reason::KnownBadPackage);
         }
-        if facts.attestation_replayed {
-            self.fire(Reason::AttestationReplayed);
-        }
         if self.reversals >= 3 {
             self.fire(Reason::ClockReversed);
         }

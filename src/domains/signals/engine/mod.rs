@@ -62,6 +62,10 @@ const FAST_DT_MS: f32 = 50.0;
 const SETTLED: u16 = 8;
 /// A step back by no more than this is readings sent again; by more it is a clock that was restarted.
 const RESENT_MS: u64 = 30_000;
+/// Readings that may be sent again before new ones must come: eight full heartbeats. Each new reading earns one.
+const GRACE_MOST: u16 = 800;
+/// What a late reading costs that nothing shows to have been sent before.
+const LATE_COST: u16 = 8;
 /// A pause longer than this starts anew whatever the rate is.
 const GAP_MS: f32 = 30_000.0;
 /// Accelerometer spread under which a touch has moved nothing, while the device's own noise is not known: below the
@@ -76,6 +80,11 @@ const USE_READINGS: u64 = 100;
 const OVERLAY: f32 = 0.5;
 /// Readings that carry no overlay are taken to have the last one this long: some clients measure it once a second.
 const OVERLAY_LASTS_MS: u64 = 2000;
+
+/// The lower half of a count, never 0.
+fn half(count: u64) -> u32 {
+    ((count & u64::from(u32::MAX)) as u32).max(1)
+}
 
 /// What the device last said about itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -144,8 +153,14 @@ pub struct DeviceEngine {
     flags: Flags,
     /// When an overlay was last measured, or found absent.
     overlay_t_ms: u64,
-    /// `count` when a reason last held; 0 for never.
-    fired: [u64; REASONS],
+    /// The lower half of `count` when a reason last held; 0 for never.
+    fired: [u32; REASONS],
+    /// `count` when the present heartbeat began; `None` where nobody said.
+    began: Option<u64>,
+    /// The appliance's clock when `high_ms` last rose.
+    high_at_ms: u64,
+    /// Readings that may still come late before the device's clock is taken to run backwards.
+    grace: u16,
 }
 
 impl DeviceEngine {
@@ -198,7 +213,24 @@ impl DeviceEngine {
             flags: Flags::default(),
             overlay_t_ms: 0,
             fired: [0; REASONS],
+            began: None,
+            high_at_ms: 0,
+            grace: GRACE_MOST,
         }
+    }
+
+    /// Takes a device at its word that it has other sensors now. What was gathered so far stays: who could wipe it out
+    /// by saying so would.
+    pub fn declare(&mut self, sensors: Sensors) {
+        if !sensors.accelerometer {
+            self.accelerometer = Ring3::new([0.0; 3]);
+        }
+        if !sensors.gyroscope {
+            self.gyroscope = Ring3::new([0.0; 3]);
+        }
+        self.sensors = sensors;
+        (self.accelerometer_window, self.gyroscope_window) = (Window::default(), Window::default());
+        self.start_anew();
     }
 
     /// What it judges against.
@@ -223,6 +255,9 @@ impl DeviceEngine {
         self.evidence = Evidence::default();
         self.recall = Recall::new();
         self.person.clear_evidence();
+        if let Some(traffic) = &mut self.traffic {
+            traffic.clear_evidence();
+        }
         self.standing.released();
         (self.reversals, self.default_run) = (0, 0);
         self.sketch = Sketch::new();
@@ -232,6 +267,7 @@ impl DeviceEngine {
 
     /// Begins a heartbeat: what others know at this moment.
     pub fn begin(&mut self, facts: &Facts) {
+        self.began = Some(self.count);
         self.standing.take(facts);
     }
 
@@ -325,11 +361,13 @@ impl DeviceEngine {
 
     /// Takes one reading. Sensors that the device did not declare, and values that are not finite, are ignored.
     pub fn push(&mut self, r: &Reading) {
-        self.count += 1;
         if self.is_resent(r) {
-            // Sent twice, because an answer was lost: it happened once.
+            // Sent twice, because an answer was lost: it moved once. What the device says of itself still counts.
+            self.take_flags(r);
+            self.apply_rules();
             return;
         }
+        self.next_reading();
         self.take_time(r.t_ms);
         self.take_flags(r);
         self.take_motion(r);
@@ -343,8 +381,9 @@ impl DeviceEngine {
             self.take_touch(touch);
         }
         if let Some(network) = &r.network {
+            let (day, trusted) = (self.day(), self.trusted());
             let traffic = self.traffic.get_or_insert_with(|| Box::new(Traffic::new()));
-            traffic.push(network);
+            traffic.push(network, day, trusted);
             let (spike, departure) = (traffic.spike, traffic.departure());
             if spike > 6.0 {
                 self.fire(Reason::NetworkSpike);
@@ -359,7 +398,7 @@ impl DeviceEngine {
     /// Takes one reading with the hard rules alone, while too much waits: what the device says of itself. The rings stay
     /// as they are, and what the sensors say begins anew behind it.
     pub fn push_simplified(&mut self, r: &Reading) {
-        self.count += 1;
+        self.next_reading();
         self.last_t_ms = r.t_ms;
         self.high_ms = self.high_ms.max(r.t_ms);
         self.start_anew();
@@ -382,10 +421,29 @@ impl DeviceEngine {
         };
     }
 
+    /// Counts a reading. What no longer holds is forgotten long before the half of the count that is kept of it comes
+    /// round again.
+    fn next_reading(&mut self) {
+        self.count += 1;
+        if self.count.is_multiple_of(1 << 16) {
+            for reason in Reason::ALL {
+                if !self.holds(*reason) {
+                    self.fired.iter_mut().skip(*reason as usize).take(1).for_each(|at| *at = 0);
+                }
+            }
+        }
+    }
+
     fn fire(&mut self, reason: Reason) {
         if let Some(at) = self.fired.get_mut(reason as usize) {
-            *at = self.count;
+            *at = half(self.count);
         }
+    }
+
+    /// The appliance's day, or where nobody told the time the device's own.
+    fn day(&self) -> u32 {
+        const DAY_MS: u64 = 86_400_000;
+        u32::try_from(self.standing.now_ms().unwrap_or(self.high_ms) / DAY_MS).unwrap_or(u32::MAX)
     }
 
     /// The spacing is known.
@@ -411,12 +469,41 @@ impl DeviceEngine {
         (self.block_ms, self.jitter_ms) = (0.0, 0.0);
     }
 
-    /// Whether the reading is not later than one before and the same to the bit as one in the ring.
-    fn is_resent(&self, r: &Reading) -> bool {
-        let late = self.count > 1 && r.t_ms <= self.high_ms && self.high_ms - r.t_ms <= RESENT_MS;
+    /// A pause after which neighbouring readings no longer belong together, and what was gathered over seconds does.
+    fn pause(&mut self) {
+        self.unbroken = 0;
+        self.dt_ms = 0.0;
+        self.same_run = 0;
+        self.judge_in = 0;
+        self.flags.overlay = 0.0;
+        self.bands.pause();
+        self.jitter_ms = 0.0;
+    }
+
+    /// Whether the reading is not later than one before and the same to the bit as one in the ring. Only so much may come
+    /// late: a client that sends nothing new is playing its past.
+    fn is_resent(&mut self, r: &Reading) -> bool {
+        let late = self.is_late(r.t_ms) && self.accelerometer.len() >= 8;
         let bits = |v: &[f32; 3]| v.map(f32::to_bits);
         let known = |a: &[f32; 3]| self.accelerometer.iter_latest(features::RING).any(|b| bits(a) == bits(b));
-        late && r.t_ms < self.high_ms && self.accelerometer.len() >= 8 && r.accelerometer.as_ref().is_some_and(known)
+        late && r.accelerometer.as_ref().is_some_and(known) && self.excuse(1)
+    }
+
+    /// Earlier than what was seen, and by so little that it may have been sent before.
+    fn is_late(&self, t_ms: u64) -> bool {
+        let waited_ms = self.standing.now_ms().map_or(0, |now_ms| now_ms.saturating_sub(self.high_at_ms));
+        self.count > 0 && t_ms < self.high_ms && self.high_ms - t_ms <= RESENT_MS && waited_ms <= RESENT_MS
+    }
+
+    /// Takes what a late reading costs from the grace, if that is left.
+    fn excuse(&mut self, cost: u16) -> bool {
+        match self.grace.checked_sub(cost) {
+            Some(left) => {
+                self.grace = left;
+                true
+            }
+            None => false,
+        }
     }
 
     fn take_time(&mut self, t_ms: u64) {
@@ -426,16 +513,14 @@ impl DeviceEngine {
         if self.count > 1 {
             if t_ms < self.last_t_ms {
                 self.reversals = self.reversals.saturating_add(1);
-                if self.high_ms.saturating_sub(t_ms) > RESENT_MS {
-                    // A restart. What was seen before it is remembered: a replay may begin with one.
-                    self.high_ms = t_ms;
-                }
                 self.start_anew();
             } else {
                 let dt_ms = (t_ms - self.last_t_ms) as f32;
                 let usual = self.unbroken >= SETTLED;
-                if dt_ms > GAP_MS || (usual && dt_ms > 20.0 * self.dt_ms + 1000.0) {
+                if dt_ms > GAP_MS {
                     self.start_anew();
+                } else if usual && dt_ms > 20.0 * self.dt_ms + 1000.0 {
+                    self.pause();
                 } else {
                     // A plain mean at first, so that bursts do not mislead; then exponentially weighted.
                     let weight = (1.0 / f32::from(self.unbroken.max(1))).max(0.05);
@@ -444,8 +529,16 @@ impl DeviceEngine {
                 }
             }
         }
-        self.resent = self.count > 1 && t_ms <= self.high_ms && t_ms < self.last_t_ms.max(self.high_ms);
-        self.high_ms = self.high_ms.max(t_ms);
+        // What comes late and is not in the rings any more may still have been sent before; but who keeps his clock in the
+        // past has restarted it. What was seen before that is remembered: a replay may begin with one.
+        self.resent = self.count > 1 && self.is_late(t_ms) && self.excuse(LATE_COST);
+        if !self.resent {
+            if t_ms > self.high_ms {
+                self.high_at_ms = self.standing.now_ms().unwrap_or(0);
+                self.grace = (self.grace + 1).min(GRACE_MOST);
+            }
+            self.high_ms = t_ms;
+        }
         self.last_t_ms = t_ms;
         self.unbroken = self.unbroken.saturating_add(1);
     }

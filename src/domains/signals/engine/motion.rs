@@ -222,6 +222,8 @@ impl DeviceEngine {
             for test in [Test::White, Test::Wave, Test::Loop, Test::Apart] {
                 self.evidence.fade(test, FADE);
             }
+            // What was recorded is found at any rate.
+            self.conclude_tests();
             return;
         }
         let has_gyro = gw.n >= 64.0;
@@ -265,9 +267,18 @@ impl DeviceEngine {
         let (shaking, turning) = (self.bands.shaking() / APART_SHAKING, self.bands.turning() / APART_TURNING);
         // Steps shake and turn at once; a hand may turn a phone without shaking it. Shaking alone is as wrong as motion of
         // both that does not agree.
-        let walked = place.0 == Context::Carried && (shaking.min(turning) > 1.0 || shaking > APART_LIVELY);
-        if has_gyro && walked && self.bands.span_ms() > APART_MS {
+        let carried = has_gyro && place.0 == Context::Carried && self.bands.span_ms() > APART_MS;
+        let (both, alone) = (shaking.min(turning) > 1.0, shaking > APART_LIVELY);
+        if carried && alone && gw.std == 0.0 {
+            // A gyroscope that is broken or made up has nothing to agree with.
+            self.fire(Reason::SensorSilent);
+            self.evidence.fade(Test::Apart, FADE);
+        } else if carried && (both || alone) {
             self.evidence.weigh((Test::Apart, -self.bands.coherence(), SHARE), place, population);
+            if !both {
+                // What a mount shakes turns little, too: that asks and does not lock.
+                self.evidence.cap(Test::Apart, LOCK - 0.5);
+            }
         } else {
             self.evidence.fade(Test::Apart, FADE);
         }

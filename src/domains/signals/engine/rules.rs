@@ -92,8 +92,8 @@ reasons! {
         "The device shakes and turns at different times: its two motion sensors are not in one body.";
     KnownBadPackage = 24, Block, "known_bad_package",
         "A package that is known to take devices over is installed.";
-    AttestationReplayed = 25, Block, "attestation_replayed",
-        "Evidence of the device's hardware was shown a second time.";
+    AskedOften = 25, Challenge, "asked_often",
+        "The owner had to be asked often lately: the device must stay calm for a while before it is trusted again.";
     MotionDoubtful = 26, Challenge, "motion_doubtful",
         "The motion is rarer than genuine motion should be; more of it would lock the device.";
     SensorsStuck = 27, Challenge, "sensors_stuck",
@@ -108,6 +108,8 @@ reasons! {
         "The owner has come to move the device in another way.";
     UnitsInG = 32, Note, "units_in_g",
         "The accelerometer speaks in g where m/s² is agreed; its readings are converted.";
+    SensorSilent = 33, Challenge, "sensor_silent",
+        "The device shakes and its gyroscope gives the same bits: the one does not belong to the other, or is broken.";
 }
 
 /// How many reasons there are.
@@ -234,6 +236,10 @@ const UNKNOWN: f32 = 70.0;
 const BLOCK_CAP: u8 = 15;
 /// What a challenging reason leaves of a score.
 const CHALLENGE_CAP: u8 = 45;
+/// Motion is suspected below it: at rest it is worth 70.
+const MOTION_LOW: u8 = 60;
+/// Touches or traffic are suspected below it.
+const USE_LOW: u8 = 40;
 
 /// Weighs the components, applies the caps, decides.
 pub(super) fn conclude(components: &Components, reasons: Reasons, policy: &Policy) -> (TrustScore, Decision) {
@@ -254,6 +260,15 @@ pub(super) fn conclude(components: &Components, reasons: Reasons, policy: &Polic
         }
     }
     let worst = reasons.worst();
+    if worst != Some(Effect::Block) {
+        // What is merely unlikely asks; it takes two kinds of it to lock.
+        let low = |part: Option<TrustScore>, below: u8| part.is_some_and(|s| s.points() < below);
+        let motion = low(components.accelerometer, MOTION_LOW) || low(components.gyroscope, MOTION_LOW);
+        let kinds = [motion, low(components.touch_entropy, USE_LOW), low(components.network_spike, USE_LOW)];
+        if kinds.iter().filter(|k| **k).count() < 2 {
+            score = score.max(TrustScore::new(policy.threshold));
+        }
+    }
     match worst {
         Some(Effect::Block) => {
             score = score.min(TrustScore::new(BLOCK_CAP.min(policy.threshold.saturating_sub(1))));

@@ -125,9 +125,9 @@ impl DeviceEngine {
     /// The rhythm of the touches against the owner's own.
     fn weigh_rhythm(&mut self, touch: &Touch) {
         let population = self.population;
-        let trusted = self.trusted();
+        let (day, trusted) = (self.day(), self.trusted());
         let Some(touches) = &mut self.touches else { return };
-        let Some(unlike) = touches.rhythm.push(touch.interval_ms, trusted, population) else { return };
+        let Some(unlike) = touches.rhythm.push(touch.interval_ms, (day, trusted), population) else { return };
         self.evidence.weigh((Test::Rhythm, unlike, RHYTHM_SHARE), (Context::Unknown, Pace::Fast), population);
         if self.evidence.level(Test::Rhythm) >= LOCK {
             self.fire(Reason::RhythmOfAnother);

@@ -35,8 +35,6 @@ pub struct Facts {
     pub plan: Plan,
     /// A package on the device is on a list of known bad ones.
     pub known_bad_package: bool,
-    /// Evidence that was shown before was shown again.
-    pub attestation_replayed: bool,
 }
 
 /// The threshold may be this much lower for a device that has earned it, and this much higher for one that has not.
@@ -72,10 +70,18 @@ pub(super) struct Standing {
     last: u8,
     /// The score that went with it.
     last_score: u8,
+    /// When the owner was last asked for a reason of this moment.
+    asked_ms: u64,
     /// What the present heartbeat led to. It counts from the next one on, so that asking again gives the same answer.
     pending: Option<(TrustScore, Decision)>,
     facts: Facts,
 }
+
+/// Challenges of the last days from which a device has to stay calm before it is trusted again, for a minute; each more
+/// doubles that, up to an hour or so.
+const OFTEN: f32 = 3.0;
+const CALM_MS: u64 = 60_000;
+const DOUBLINGS_MOST: u32 = 6;
 
 /// How long a decision holds while only the hard rules are looked at.
 const HELD_MS: u64 = 300_000;
@@ -124,6 +130,14 @@ impl Standing {
         self.pending = Some((score, decision));
     }
 
+    /// The owner was asked so often lately that the device must stay calm for a while.
+    pub(super) fn keeps_asking(&self) -> bool {
+        let asked = self.last == code(Decision::Challenge) && self.troubles >= OFTEN;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 10")]
+        let more = (self.troubles - OFTEN).max(0.0) as u32;
+        asked && self.now_ms.saturating_sub(self.asked_ms) < CALM_MS << more.min(DOUBLINGS_MOST)
+    }
+
     fn count_pending(&mut self) {
         let Some((score, decision)) = self.pending.take() else { return };
         let points = f32::from(score.points());
@@ -134,6 +148,7 @@ impl Standing {
         let now = code(decision);
         if now > self.last {
             self.troubles = (self.troubles + 1.0).min(10.0);
+            self.asked_ms = self.now_ms;
         }
         (self.last, self.last_score) = (now, score.points());
     }
@@ -162,8 +177,8 @@ impl Standing {
         let troubles = (3.0 * self.troubles) as i16;
         move_by += troubles;
         move_by += match self.facts.attestation_score {
-            Some(0..40) => 8,
-            Some(40..70) => 4,
+            // A proof that has lapsed or fails is worse than none; one by software says no more than none.
+            Some(0..10) => 8,
             Some(90..) => -3,
             Some(_) | None => 0,
         };
@@ -188,7 +203,7 @@ impl Standing {
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        for n in [self.since_ms, self.now_ms, self.settled_ms, self.facts.now_ms] {
+        for n in [self.since_ms, self.now_ms, self.settled_ms, self.asked_ms, self.facts.now_ms] {
             out.extend_from_slice(&n.to_le_bytes());
         }
         for v in [self.score, self.troubles] {
@@ -201,7 +216,7 @@ impl Standing {
 
     pub(super) fn decode(input: &mut &[u8]) -> Result<Self, CodecError> {
         let (since_ms, now_ms, settled_ms) = (take_u64(input)?, take_u64(input)?, take_u64(input)?);
-        let facts_now_ms = take_u64(input)?;
+        let (asked_ms, facts_now_ms) = (take_u64(input)?, take_u64(input)?);
         let (score, troubles, last) = (take_f32(input)?, take_f32(input)?, take_u8(input)?);
         let [last_score, score_pending, decision_pending] = super::codec::take(input)?;
         let decision = DECISIONS.get(usize::from(decision_pending)).copied().ok_or(CodecError::Invalid("standing"))?;
@@ -217,6 +232,7 @@ impl Standing {
             troubles,
             last,
             last_score,
+            asked_ms,
             pending,
             facts: Facts::decode(input, facts_now_ms)?,
         })
@@ -230,7 +246,7 @@ impl Facts {
     /// Appends everything but the time, which its owner keeps: two bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let plan = self.plan as u8;
-        let bits = plan | u8::from(self.known_bad_package) << 2 | u8::from(self.attestation_replayed) << 3;
+        let bits = plan | u8::from(self.known_bad_package) << 2;
         out.extend_from_slice(&[self.attestation_score.map_or(NO_SCORE, |s| s.min(100)), bits]);
     }
 
@@ -240,7 +256,7 @@ impl Facts {
     /// [`CodecError`] for bytes that no facts could have written.
     pub fn decode(input: &mut &[u8], now_ms: u64) -> Result<Self, CodecError> {
         let [score, bits] = super::codec::take(input)?;
-        if bits >> 4 != 0 || (score > 100 && score != NO_SCORE) {
+        if bits >> 3 != 0 || (score > 100 && score != NO_SCORE) {
             return Err(CodecError::Invalid("facts"));
         }
         Ok(Self {
@@ -248,7 +264,6 @@ impl Facts {
             attestation_score: (score != NO_SCORE).then_some(score),
             plan: Plan::ALL.get(usize::from(bits & 3)).copied().unwrap_or_default(),
             known_bad_package: bits >> 2 & 1 == 1,
-            attestation_replayed: bits >> 3 & 1 == 1,
         })
     }
 }

@@ -12,7 +12,7 @@ use super::{Bands, DeviceEngine, Evidence, Flags, Person, Recall, Standing, Trac
 
 /// Of this layout and of what the engine makes of it. Another number means another reader; a state of an older one is
 /// set aside and the device starts anew, which its audit log says.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 fn put_bits(out: &mut Vec<u8>, bits: &[bool]) {
     out.push(bits.iter().rev().fold(0, |byte, &bit| (byte << 1) | u8::from(bit)));
@@ -88,6 +88,9 @@ impl DeviceEngine {
         for at in self.fired {
             out.extend_from_slice(&at.to_le_bytes());
         }
+        out.extend_from_slice(&self.began.unwrap_or(u64::MAX).to_le_bytes());
+        out.extend_from_slice(&self.high_at_ms.to_le_bytes());
+        out.extend_from_slice(&self.grace.to_le_bytes());
         put_ring(out, &self.accelerometer);
         put_ring(out, &self.gyroscope);
         self.sketch.encode(out);
@@ -147,11 +150,13 @@ impl DeviceEngine {
             return Err(CodecError::Invalid("number of reasons"));
         }
         for at in &mut engine.fired {
-            *at = take_u64(input)?;
+            *at = take_u32(input)?;
         }
+        engine.began = Some(take_u64(input)?).filter(|began| *began <= engine.count);
+        engine.high_at_ms = take_u64(input)?;
+        engine.grace = u16::from_le_bytes(super::codec::take(input)?);
         // Differences to the count are taken without a check elsewhere, and the count itself only ever rises.
-        let in_past = engine.fired.iter().chain([&engine.last_touch]).all(|at| *at <= engine.count);
-        if !in_past || engine.count > u64::MAX / 2 {
+        if engine.last_touch > engine.count || engine.count > u64::MAX / 2 || engine.grace > super::GRACE_MOST {
             return Err(CodecError::Invalid("count"));
         }
         engine.accelerometer = take_ring(input)?;

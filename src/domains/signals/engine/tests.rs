@@ -11,6 +11,7 @@
 
 mod attacks;
 mod bytes;
+mod evasions;
 mod odd_input;
 mod recorded;
 mod rules;

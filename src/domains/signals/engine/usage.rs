@@ -12,6 +12,11 @@ const TOUCHES_MIN: usize = 8;
 const NETWORK_MIN: u32 = 10;
 /// Traffic figures after which the slow profile is believed.
 const NETWORK_KNOWN: u32 = 100;
+/// What a figure adds to a profile that is believed, and what one adds that stands out.
+const KNOWN_WEIGHT: f32 = 0.002;
+const STRANGE_WEIGHT: f32 = 0.0002;
+/// Furthest that the profile may move in a day, in octaves.
+const NETWORK_DAY_DRIFT: f32 = 0.5;
 /// Spread of a mean with weight 0.1 over independent unit values.
 const STANDING_SIGMA: f32 = 0.23;
 
@@ -34,6 +39,8 @@ const RHYTHM_LEARNED: u32 = 240;
 const RHYTHM_PRESENT: f32 = 40.0;
 /// Weight of the population in the owner's histogram, in touches.
 const RHYTHM_PRIOR: f32 = 40.0;
+/// Touches of a day that teach at most, once the rhythm is known: whoever feeds another one needs weeks.
+const RHYTHM_DAY_MOST: u16 = 200;
 /// A full count is halved, so that habits may change.
 const RHYTHM_FULL: u32 = 4000;
 
@@ -45,15 +52,23 @@ pub(super) struct Rhythm {
     /// Mean of how much likelier the last intervals are under the population than under the owner, in nats.
     unlike: f32,
     present: f32,
+    /// The day of the last touch that was learned, and how many were on it.
+    day: u32,
+    today: u16,
 }
 
 impl Rhythm {
     const fn new() -> Self {
-        Self { counts: [0; RHYTHM_BINS], learned: 0, unlike: 0.0, present: 0.0 }
+        Self { counts: [0; RHYTHM_BINS], learned: 0, unlike: 0.0, present: 0.0, day: 0, today: 0 }
     }
 
-    /// Takes an interval; gives how unlike the owner's the present rhythm is once both are known.
-    pub(super) fn push(&mut self, interval_ms: f32, trusted: bool, population: &Population) -> Option<f32> {
+    /// Takes an interval on a day; gives how unlike the owner's the present rhythm is once both are known.
+    pub(super) fn push(
+        &mut self,
+        interval_ms: f32,
+        (day, trusted): (u32, bool),
+        population: &Population,
+    ) -> Option<f32> {
         let bin = population::rhythm_bin(interval_ms);
         let share = *population.rhythm.as_ref()?.get(bin)?;
         let count = *self.counts.get(bin)?;
@@ -63,7 +78,11 @@ impl Rhythm {
             self.present = (self.present + 1.0).min(RHYTHM_PRESENT);
             self.unlike += (std::f32::consts::LN_2 * log2(share / own) - self.unlike) / self.present;
         }
-        if trusted {
+        if self.day != day {
+            (self.day, self.today) = (day, 0);
+        }
+        if trusted && (!known || self.today < RHYTHM_DAY_MOST) {
+            self.today = self.today.saturating_add(1);
             if let Some(slot) = self.counts.get_mut(bin) {
                 *slot = slot.saturating_add(1);
             }
@@ -81,6 +100,8 @@ impl Rhythm {
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.learned.to_le_bytes());
         put_f32s(out, &[self.unlike, self.present]);
+        out.extend_from_slice(&self.day.to_le_bytes());
+        out.extend_from_slice(&self.today.to_le_bytes());
         for count in self.counts {
             out.extend_from_slice(&count.to_le_bytes());
         }
@@ -90,6 +111,8 @@ impl Rhythm {
         let mut rhythm = Self::new();
         rhythm.learned = take_u32(input)?;
         [rhythm.unlike, rhythm.present] = take_f32s(input)?;
+        rhythm.day = take_u32(input)?;
+        rhythm.today = u16::from_le_bytes(take(input)?);
         for count in &mut rhythm.counts {
             *count = u16::from_le_bytes(take(input)?);
         }
@@ -223,6 +246,9 @@ pub(super) struct Traffic {
     profile: [f32; 3],
     profile_variance: [f32; 3],
     standing: [f32; 3],
+    /// The slow profile at the beginning of the day, and that day.
+    morning: [f32; 3],
+    day: u32,
 }
 
 impl Traffic {
@@ -236,10 +262,13 @@ impl Traffic {
             profile: [0.0; 3],
             profile_variance: [0.0; 3],
             standing: [0.0; 3],
+            morning: [0.0; 3],
+            day: 0,
         }
     }
 
-    pub(super) fn push(&mut self, n: &Network) {
+    /// Takes the figures of a reading on a day. `trusted` is whether they may teach.
+    pub(super) fn push(&mut self, n: &Network, day: u32, trusted: bool) {
         let rtt_ms = if n.rtt_ms.is_finite() { n.rtt_ms } else { 0.0 };
         let raw = [n.tx_bytes as f32, n.rx_bytes as f32, n.connections as f32];
         let [tx, rx, connections] = raw;
@@ -264,16 +293,19 @@ impl Traffic {
         if settled {
             self.spike = worst.max(self.spike * 0.9);
         }
-        self.compare(raw);
+        if self.day != day || self.taken < NETWORK_KNOWN {
+            (self.morning, self.day) = (self.profile, day);
+        }
+        self.compare(raw, trusted);
         self.taken = (self.taken + 1).min(NETWORK_KNOWN);
     }
 
     /// The last figures against the slow profile, on both sides: remote control is quieter than its owner as often as
     /// it is louder.
-    fn compare(&mut self, raw: [f32; 3]) {
+    fn compare(&mut self, raw: [f32; 3], trusted: bool) {
         let known = self.taken >= NETWORK_KNOWN;
-        let parts = self.profile.iter_mut().zip(&mut self.profile_variance).zip(&mut self.standing).zip(raw);
-        for (((profile, variance), standing), value) in parts {
+        let profiles = self.profile.iter_mut().zip(&mut self.profile_variance).zip(self.morning);
+        for ((((profile, variance), morning), standing), value) in profiles.zip(&mut self.standing).zip(raw) {
             let level = log2(value + 1.0);
             if self.taken == 0 {
                 *profile = level;
@@ -284,12 +316,31 @@ impl Traffic {
                 let z = (off / (*variance).sqrt().max(0.5)).clamp(-4.0, 4.0);
                 *standing += 0.1 * (z - *standing);
             }
-            // What stands out does not teach.
-            let weight = (1.0 / (self.taken as f32 + 1.0)).max(0.002);
-            let weight = if standing.abs() > 1.0 { 0.0 } else { weight };
+            // What stands out hardly teaches: a change for good is learned in the course of days.
+            let weight = 1.0 / (self.taken as f32 + 1.0);
+            let weight = if !known {
+                weight
+            } else if !trusted {
+                0.0
+            } else if standing.abs() > 1.0 {
+                STRANGE_WEIGHT
+            } else {
+                KNOWN_WEIGHT
+            };
             *profile += weight * off;
-            *variance = (1.0 - weight) * (*variance + weight * off * off);
+            if known {
+                *profile = profile.clamp(morning - NETWORK_DAY_DRIFT, morning + NETWORK_DAY_DRIFT);
+            }
+            // Nor does it make what follows look usual.
+            if !known || standing.abs() <= 1.0 {
+                *variance = (1.0 - weight) * (*variance + weight * off * off);
+            }
         }
+    }
+
+    /// A person has judged what stood out; the profile stays.
+    pub(super) fn clear_evidence(&mut self) {
+        (self.standing, self.spike) = ([0.0; 3], 0.0);
     }
 
     /// How far the last twenty figures stand from the profile; about 1 by chance.
@@ -319,6 +370,8 @@ impl Traffic {
         put_f32s(out, &self.profile);
         put_f32s(out, &self.profile_variance);
         put_f32s(out, &self.standing);
+        put_f32s(out, &self.morning);
+        out.extend_from_slice(&self.day.to_le_bytes());
         put_shorts(out, &self.ring);
     }
 
@@ -335,6 +388,8 @@ impl Traffic {
         traffic.profile = take_f32s(input)?;
         traffic.profile_variance = take_f32s(input)?;
         traffic.standing = take_f32s(input)?;
+        traffic.morning = take_f32s(input)?;
+        traffic.day = take_u32(input)?;
         take_shorts(input, &mut traffic.ring, len)?;
         Ok(traffic)
     }

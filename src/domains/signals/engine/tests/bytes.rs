@@ -174,3 +174,27 @@ fn a_device_takes_at_most_8_kib() {
     println!("assessment: {} B, reading: {} B", size_of::<Assessment>(), size_of::<Reading>());
     assert!(in_memory <= 8192 && stored <= 8192, "{in_memory} {stored}");
 }
+
+/// A stored decision is recomputed by the engine of the same version alone. Whoever changes what the engine finds, or the
+/// population, raises `VERSION` and writes the new digest here.
+#[test]
+fn an_engine_that_finds_something_else_has_another_version() {
+    let mut engine = DeviceEngine::new(Sensors::default());
+    let mut digest = 0;
+    for i in 0..2000 {
+        let swing = ((i * 7919) % 97) as f32 / 97.0 + ((i * 104_729) % 31) as f32 / 31.0 - 1.0;
+        let mut r = desk(i);
+        if i % 500 > 200 {
+            r.accelerometer = r.accelerometer.map(|[x, y, z]| [x + swing, y - 0.5 * swing, z + 2.0 * swing]);
+            r.gyroscope = r.gyroscope.map(|[x, y, z]| [x + 0.3 * swing, y, z - 0.2 * swing]);
+        }
+        if i % 40 == 0 {
+            r.touch = touch(i);
+        }
+        engine.push(&r);
+        if i % 50 == 49 {
+            digest ^= engine.conclude(&Policy::default()).digest().rotate_left((i / 50 % 32) as u32);
+        }
+    }
+    assert_eq!((VERSION, digest), (3, 0x735C_A1A3));
+}

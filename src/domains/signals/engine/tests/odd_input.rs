@@ -108,16 +108,11 @@ fn a_batch_that_is_sent_twice_changes_nothing() {
 
 #[test]
 fn facts_from_elsewhere_lock_with_the_first_reading() {
-    for (facts, why) in [
-        (Facts { known_bad_package: true, ..Facts::default() }, "known_bad_package"),
-        (Facts { attestation_replayed: true, ..Facts::default() }, "attestation_replayed"),
-    ] {
-        let mut engine = DeviceEngine::new(Sensors::default());
-        engine.begin(&facts);
-        engine.push(&desk(0));
-        let a = engine.conclude(&Policy::default());
-        assert_eq!((a.decision, names(&a).as_str()), (Decision::Block, why));
-    }
+    let mut engine = DeviceEngine::new(Sensors::default());
+    engine.begin(&Facts { known_bad_package: true, ..Facts::default() });
+    engine.push(&desk(0));
+    let a = engine.conclude(&Policy::default());
+    assert_eq!((a.decision, names(&a).as_str()), (Decision::Block, "known_bad_package"));
 }
 
 /// What the hardware proved, what is paid for and what happened before move the threshold, within bounds.
@@ -132,8 +127,10 @@ fn the_threshold_moves_within_its_bounds() {
     let proof = |score| Facts { attestation_score: Some(score), ..Facts::default() };
     for (facts, expect) in [
         (Facts::default(), 40),
-        (proof(20), 48),
-        (proof(50), 44),
+        (proof(0), 48),
+        (proof(9), 48),
+        (proof(15), 40),
+        (proof(30), 40),
         (proof(80), 40),
         (proof(95), 37),
         (Facts { plan: Plan::Enterprise, ..Facts::default() }, 42),
