@@ -37,6 +37,29 @@ fn scorer(c: &mut Criterion) {
             }
         });
     });
+    group.bench_function("simplified push", |b| {
+        let mut engine = engine.clone();
+        b.iter(|| {
+            if let Some(reading) = next.next() {
+                engine.push_simplified(black_box(reading));
+            }
+        });
+    });
+    group.bench_function("digest", |b| {
+        let assessment = engine.assess(&policy);
+        b.iter(|| black_box(&assessment).digest());
+    });
+    // What a heartbeat keeps aside in case it leads to a decision, and what a checkpoint and a restart do.
+    group.bench_function("state, clone", |b| b.iter(|| black_box(&engine).clone()));
+    let mut state = Vec::new();
+    group.bench_function("state, encode", |b| {
+        b.iter(|| {
+            state.clear();
+            black_box(&engine).encode(&mut state);
+        });
+    });
+    group
+        .bench_function("state, decode", |b| b.iter(|| DeviceEngine::decode(&mut black_box(state.as_slice())).is_ok()));
     group.finish();
 }
 
