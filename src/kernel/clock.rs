@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -96,14 +96,24 @@ impl<'de> Deserialize<'de> for Timestamp {
 pub enum Clock {
     /// The machine's wall clock.
     System,
-    /// Milliseconds since 1970 that only [`Clock::advance`] changes.
-    Simulated(Arc<AtomicI64>),
+    /// What only [`Clock::advance`] and [`Clock::set`] change.
+    Simulated(Arc<Simulated>),
+}
+
+/// A clock that a test moves by hand.
+#[derive(Debug)]
+pub struct Simulated {
+    /// Milliseconds since 1970.
+    wall_ms: AtomicI64,
+    /// Milliseconds that were lived through, whatever the wall said.
+    lived_ms: AtomicU64,
 }
 
 impl Clock {
     /// A clock that stands at `start` until somebody advances it.
     pub fn simulated(start: Timestamp) -> Self {
-        Self::Simulated(Arc::new(AtomicI64::new(start.as_millis())))
+        let wall_ms = AtomicI64::new(start.as_millis());
+        Self::Simulated(Arc::new(Simulated { wall_ms, lived_ms: AtomicU64::new(0) }))
     }
 
     /// The present moment.
@@ -114,21 +124,33 @@ impl Clock {
                 let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
                 Timestamp::from_millis(since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)))
             }
-            Self::Simulated(ms) => Timestamp::from_millis(ms.load(Ordering::Acquire)),
+            Self::Simulated(clock) => Timestamp::from_millis(clock.wall_ms.load(Ordering::Acquire)),
+        }
+    }
+
+    /// Time since some moment of this process, which nobody can set: what tells a step of the wall clock from time that
+    /// passed. Time in which the machine slept may be missing.
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks how long the process has run")]
+    pub fn lived(&self) -> Duration {
+        static START: OnceLock<Instant> = OnceLock::new();
+        match self {
+            Self::System => START.get_or_init(Instant::now).elapsed(),
+            Self::Simulated(clock) => Duration::from_millis(clock.lived_ms.load(Ordering::Acquire)),
         }
     }
 
     /// Moves a simulated clock forward; the machine's clock cannot be moved and is left alone.
     pub fn advance(&self, by: Duration) {
-        if let Self::Simulated(ms) = self {
-            ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX / 4), Ordering::AcqRel);
+        if let Self::Simulated(clock) = self {
+            clock.lived_ms.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX / 4), Ordering::AcqRel);
+            clock.wall_ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX / 4), Ordering::AcqRel);
         }
     }
 
-    /// Sets a simulated clock, also backwards.
+    /// Sets a simulated clock, also backwards: a step, in which no time passes.
     pub fn set(&self, to: Timestamp) {
-        if let Self::Simulated(ms) = self {
-            ms.store(to.as_millis(), Ordering::Release);
+        if let Self::Simulated(clock) = self {
+            clock.wall_ms.store(to.as_millis(), Ordering::Release);
         }
     }
 }

@@ -494,7 +494,7 @@ impl LicenceView {
 pub async fn licence(ctx: Context, _: Nothing) -> Result<Reply<LicenceView>> {
     let tenant = ctx.caller().tenant().map(|entry| entry.tenant());
     let licence = tenant.and_then(|t| t.purchase.licence.clone()).ok_or_else(Refusal::not_found)?;
-    Ok(Reply::new(LicenceView::of(licence, ctx.now())))
+    Ok(Reply::new(LicenceView::of(licence, ctx.services().billing.licence_time(ctx.now()))))
 }
 
 /// `PUT /v1/billing/licence`
@@ -502,5 +502,5 @@ pub async fn install_licence(ctx: Context, Json(request): Json<LicenceRequest>) 
     let (tenant, by) = (ctx.tenant()?, ctx.actor()?);
     let billing = &ctx.services().billing;
     let licence = billing.install_licence(tenant, request.licence, Some(by), ctx.origin().clone()).await?;
-    Ok(Reply::new(LicenceView::of(licence, ctx.now())))
+    Ok(Reply::new(LicenceView::of(licence, ctx.services().billing.licence_time(ctx.now()))))
 }

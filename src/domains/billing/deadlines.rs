@@ -5,8 +5,9 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::domains::devices::DeviceEntry;
 use crate::kernel::Timestamp;
 use crate::kernel::ids::{DeviceId, TenantId};
 
@@ -25,6 +26,18 @@ struct Queues {
 }
 
 impl Deadlines {
+    /// Begins anew with these devices: at the start, and when a clock went back behind ends that had come.
+    pub fn replace(&self, devices: &[Arc<DeviceEntry>]) {
+        let mut fresh = Queues::default();
+        for device in devices.iter().map(|entry| entry.device()) {
+            fresh.trials.push(Reverse((device.trial_expires_at, device.tenant, device.id.clone())));
+            if let Some(until) = device.paid.and_then(|paid| paid.until) {
+                fresh.paid.push(Reverse((until, device.tenant, device.id.clone())));
+            }
+        }
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
     /// The trial of this device ends then, by the trials' clock.
     pub fn trial(&self, (tenant, device): Named, at: Timestamp) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).trials.push(Reverse((at, tenant, device)));

@@ -195,7 +195,7 @@ impl Billing {
     ) -> Result<()> {
         let limit = self.limit(purchase, quota, now);
         let Some(most) = limit.most.filter(|most| used.saturating_add(wanted) > *most) else { return Ok(()) };
-        let plan = purchase.plan_at(now);
+        let plan = purchase.plan_at(self.licence_time(now));
         let detail = format!(
             "The company has {used} of {most} {} that its plan ({}) allows. Remove some, or ask for a larger plan.",
             quota.name(),
@@ -233,7 +233,7 @@ impl Billing {
 
     fn limit(&self, purchase: &Purchase, quota: Quota, now: Timestamp) -> Limit {
         let machine = (quota == Quota::Devices).then_some(self.inner.settings.devices_max);
-        limit_of(&self.catalogue(), purchase, quota, machine, now)
+        limit_of(&self.catalogue(), purchase, quota, machine, self.licence_time(now))
     }
 
     /// Refuses a part of the appliance that the company does not have.
@@ -241,7 +241,7 @@ impl Billing {
     /// # Errors
     /// 403 `feature_not_included`.
     pub fn require(&self, tx: &mut Tx<'_>, tenant: TenantId, feature: Feature) -> Result<()> {
-        let now = self.inner.clock.now();
+        let now = self.licence_time(self.inner.clock.now());
         let purchase = tenants::load(tx, tenant)?.ok_or_else(Refusal::not_found)?.purchase;
         if feature_of(&self.catalogue(), &purchase, feature, now).0 {
             return Ok(());
@@ -256,7 +256,7 @@ impl Billing {
     /// Whether a company has a part of the appliance, and which word says so; from memory.
     pub fn explain_feature(&self, tenant: TenantId, feature: Feature) -> (bool, DecidedBy) {
         let purchase = self.inner.tenants.entry(tenant).map(|t| t.tenant().purchase.clone()).unwrap_or_default();
-        feature_of(&self.catalogue(), &purchase, feature, self.inner.clock.now())
+        feature_of(&self.catalogue(), &purchase, feature, self.licence_time(self.inner.clock.now()))
     }
 
     /// Everything that a company may have, and what it uses of it.
@@ -276,11 +276,12 @@ impl Billing {
                 decided_by: limit.by,
             }
         };
-        let catalogue = self.catalogue();
-        let features = Feature::ALL.iter().map(|f| (f.name(), feature_of(&catalogue, &purchase, *f, now).0)).collect();
+        let (catalogue, licensed) = (self.catalogue(), self.licence_time(now));
+        let on = |f: &Feature| (f.name(), feature_of(&catalogue, &purchase, *f, licensed).0);
+        let features = Feature::ALL.iter().map(on).collect();
         Ok(Entitlements {
-            plan: purchase.plan_at(now),
-            licence_id: purchase.licence_at(now).map(|licence| licence.id.clone()),
+            plan: purchase.plan_at(licensed),
+            licence_id: purchase.licence_at(licensed).map(|licence| licence.id.clone()),
             features,
             quotas: used.into_iter().map(view).collect(),
         })

@@ -98,7 +98,7 @@ impl Billing {
                     return Err(refusal.retry_after_s(3_600).into());
                 };
                 let mut row = tenants::load(tx, tenant)?.ok_or_else(Refusal::not_found)?;
-                let licence = judge(&jws, vendor, &row, now)?;
+                let licence = judge(&jws, vendor, &row, this.licence_time(now))?;
                 let why = format!("{}: {} until {}", licence.id, licence.plan.name(), licence.expires_at);
                 row.purchase.licence = Some(licence.clone());
                 tenants::save(tx, Some(&this.inner.tenants), &row)?;

@@ -23,7 +23,7 @@ pub use subscription::{Status, Subscription, Word};
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ use crate::store::Store;
 use crate::store::tables::{Key, META};
 use deadlines::Deadlines;
 use plans::Catalogue;
-use trial_clock::TrialClock;
+use trial_clock::{ClockRow, TrialClock};
 
 /// Whether unpaid devices are refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,8 +107,11 @@ struct Inner {
     settings: Settings,
     catalogue: ArcSwap<Catalogue>,
     trial_clock: TrialClock,
-    clock_stored_ms: AtomicI64,
+    /// What the data file holds of the trials' clock. Only the watch locks it.
+    clock_stored: Mutex<Option<ClockRow>>,
     warned_ms: AtomicI64,
+    /// Set while every device has to be told anew how it stands.
+    told_anew: AtomicBool,
     deadlines: Deadlines,
     /// Tenants that a licence covered at the last look. Only the watch locks it.
     covered: Mutex<HashSet<TenantId>>,
@@ -129,16 +132,10 @@ impl Billing {
     ) -> Result<Self> {
         let store = devices.store().clone();
         let catalogue = read_catalogue(&settings)?;
-        let stored: Option<trial_clock::ClockRow> = store.read()?.get(META, Key::new().text(paywall::CLOCK))?;
-        let trial_clock = TrialClock::new(stored, clock.now());
+        let stored: Option<ClockRow> = store.read()?.get(META, Key::new().text(paywall::CLOCK))?;
+        let trial_clock = TrialClock::new(stored, clock.now(), clock.lived());
         let deadlines = Deadlines::default();
-        for entry in devices.entries() {
-            let device = entry.device();
-            deadlines.trial((device.tenant, device.id.clone()), device.trial_expires_at);
-            if let Some(until) = device.paid.and_then(|paid| paid.until) {
-                deadlines.paid((device.tenant, device.id.clone()), until);
-            }
-        }
+        deadlines.replace(&devices.entries());
         let inner = Inner {
             store,
             tenants,
@@ -149,8 +146,10 @@ impl Billing {
             settings,
             catalogue: ArcSwap::from_pointee(catalogue),
             trial_clock,
-            clock_stored_ms: AtomicI64::new(stored.map_or(0, |row| row.seen_at.as_millis())),
+            clock_stored: Mutex::new(stored),
             warned_ms: AtomicI64::new(0),
+            // A clock may also have gone back while the appliance was off.
+            told_anew: AtomicBool::new(true),
             deadlines,
             covered: Mutex::default(),
         };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::subscription::{Status, Subscription};
-use super::trial_clock::ClockRow;
+use super::trial_clock::{ClockRow, Step};
 use super::{Billing, Paywall, events};
 use crate::domains::audit::{self, NewEntry, ThreatLevel};
 use crate::domains::devices::{self, Device, DeviceEntry};
@@ -24,8 +24,6 @@ use crate::store::tables::{Key, META};
 
 /// Devices that one commit tells.
 const TOLD_AT_ONCE: usize = 100;
-/// How far the trials' clock may run before it is stored: what a step back while the appliance is off can gain.
-const CLOCK_STORED_EVERY: Duration = Duration::from_secs(60);
 /// How long before the end of a trial the operator is warned, and how often.
 const WARN_BEFORE: Duration = Duration::from_secs(2 * DAY_S);
 const WARN_EVERY: Duration = Duration::from_secs(DAY_S);
@@ -69,22 +67,47 @@ pub struct TrialSummary {
 impl Billing {
     /// Whether a device of this tenant is refused until somebody pays. Reads a few words of memory and waits for nobody.
     pub fn must_pay(&self, entry: &DeviceEntry, tenant: &TenantEntry, now: Timestamp) -> bool {
-        entry.trial_is_over(self.inner.trial_clock.at(now))
+        let trial_now = self.inner.trial_clock.at(now);
+        entry.trial_is_over(trial_now)
             && entry.paid_tier(now).is_none()
             && self.inner.settings.paywall == Paywall::Device
-            && tenant.covering_plan(now).is_none()
+            && tenant.covering_plan(trial_now).is_none()
     }
 
-    /// What counts for a device at this moment: its own subscription or its tenant's licence, whichever gives more.
+    /// What counts for a device at this moment: its own subscription or its tenant's licence, whichever gives more. Where
+    /// there is neither and nobody has to pay for devices, its tenant's plan.
     pub fn tier(&self, entry: &DeviceEntry, tenant: &TenantEntry, now: Timestamp) -> PlanTier {
-        entry.paid_tier(now).max(tenant.covering_plan(now)).unwrap_or(PlanTier::Trial)
+        self.tier_of(entry.paid_tier(now), Some(tenant), now)
+    }
+
+    /// The time by which licences end, at the machine's `now`.
+    pub fn licence_time(&self, now: Timestamp) -> Timestamp {
+        self.inner.trial_clock.at(now)
+    }
+
+    /// What a clock on the wall shows at the end of a trial, such as [`Device::trial_expires_at`].
+    pub fn shown(&self, trial_end: Timestamp) -> Timestamp {
+        self.inner.trial_clock.shown(trial_end)
+    }
+
+    /// The one place that says what counts.
+    fn tier_of(&self, paid: Option<PlanTier>, tenant: Option<&TenantEntry>, now: Timestamp) -> PlanTier {
+        let trial_now = self.inner.trial_clock.at(now);
+        if let Some(tier) = paid.max(tenant.and_then(|tenant| tenant.covering_plan(trial_now))) {
+            return tier;
+        }
+        match self.inner.settings.paywall {
+            Paywall::Device => PlanTier::Trial,
+            Paywall::Off => tenant.map_or(PlanTier::Trial, |tenant| tenant.tenant().purchase.plan_at(trial_now)),
+        }
     }
 
     /// As [`Billing::must_pay`], by a row.
     fn row_must_pay(&self, device: &Device, now: Timestamp) -> bool {
-        let covered = || self.inner.tenants.entry(device.tenant).is_some_and(|t| t.covering_plan(now).is_some());
+        let trial_now = self.inner.trial_clock.at(now);
+        let covered = || self.inner.tenants.entry(device.tenant).is_some_and(|t| t.covering_plan(trial_now).is_some());
         self.inner.settings.paywall == Paywall::Device
-            && self.inner.trial_clock.at(now) >= device.trial_expires_at
+            && trial_now >= device.trial_expires_at
             && device.paid_tier(now).is_none()
             && !covered()
     }
@@ -97,8 +120,7 @@ impl Billing {
     /// How long a refresh token of this device lives after its last use.
     pub fn refresh_ttl(&self, device: &Device, now: Timestamp) -> Option<Duration> {
         let tenant = self.inner.tenants.entry(device.tenant);
-        let covering = tenant.and_then(|t| t.covering_plan(now));
-        let tier = device.paid_tier(now).max(covering).unwrap_or(PlanTier::Trial);
+        let tier = self.tier_of(device.paid_tier(now), tenant.as_deref(), now);
         self.catalogue().plan(tier).refresh
     }
 
@@ -145,25 +167,25 @@ impl Billing {
         let trial_now = self.inner.trial_clock.at(now);
         let trial_expired = trial_now >= device.trial_expires_at;
         let left = device.trial_expires_at.since(trial_now).as_secs().div_ceil(DAY_S);
-        let tenant = self.inner.tenants.entry(device.tenant).map(|t| t.tenant());
-        let licence = tenant.as_ref().and_then(|t| t.purchase.licence_at(now)).filter(|l| l.covers_devices);
+        let entry = self.inner.tenants.entry(device.tenant);
+        let plan = self.tier_of(device.paid_tier(now), entry.as_deref(), now);
+        let tenant = entry.map(|t| t.tenant());
+        let licence = tenant.as_ref().and_then(|t| t.purchase.licence_at(trial_now)).filter(|l| l.covers_devices);
+        let shown = Some(self.shown(device.trial_expires_at));
         let free = self.inner.settings.paywall == Paywall::Off;
         let said = subscription.map(|s| s.word.status);
-        let (status, plan, expires_at) = if let Some(tier) = device.paid_tier(now) {
-            let until = device.paid.and_then(|paid| paid.until);
-            (said.unwrap_or(Status::Active), tier, until)
+        // Whichever gives more also says until when.
+        let paid = device.paid_tier(now).filter(|tier| licence.is_none_or(|licence| licence.plan <= *tier));
+        let (status, expires_at) = if paid.is_some() {
+            (said.unwrap_or(Status::Active), device.paid.and_then(|paid| paid.until))
         } else if let Some(licence) = licence {
-            (Status::Active, licence.plan, Some(licence.expires_at))
+            (Status::Active, Some(licence.expires_at))
         } else if free {
-            (Status::Active, tenant.map_or(PlanTier::Trial, |t| t.purchase.plan_at(now)), None)
+            (Status::Active, None)
         } else if trial_expired {
-            (
-                said.filter(|s| *s == Status::Cancelled).unwrap_or(Status::Expired),
-                PlanTier::Trial,
-                Some(device.trial_expires_at),
-            )
+            (said.filter(|s| *s == Status::Cancelled).unwrap_or(Status::Expired), shown)
         } else {
-            (Status::Trial, PlanTier::Trial, Some(device.trial_expires_at))
+            (Status::Trial, shown)
         };
         BillingStatus {
             status,
@@ -224,11 +246,22 @@ impl Billing {
     async fn tick(&self) -> Result<()> {
         let inner = &self.inner;
         let now = inner.clock.now();
-        let back = inner.trial_clock.observe(now);
-        if !back.is_zero() {
-            tracing::warn!(back_s = back.as_secs(), "the clock was set back; trials go on as if it had not been");
+        match inner.trial_clock.observe(now, inner.clock.lived()) {
+            Step::None => {}
+            Step::Back(by) => {
+                tracing::warn!(back_s = by.as_secs(), "the clock was set back; trials go on as if it had not been");
+                // Where that takes a step forward back, ends have come that are ahead again.
+                inner.told_anew.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            Step::Forward(by) => tracing::warn!(forward_s = by.as_secs(), "the clock was set forward"),
         }
-        self.store_clock(!back.is_zero()).await?;
+        self.store_clock().await?;
+        if inner.told_anew.load(std::sync::atomic::Ordering::Relaxed) {
+            let all = inner.devices.entries();
+            inner.deadlines.replace(&all);
+            self.settle_all(all.iter().map(|e| (e.tenant, e.id.clone())).collect()).await?;
+            inner.told_anew.store(false, std::sync::atomic::Ordering::Relaxed);
+        }
         self.warn_of_trials(now);
         self.uncovered(now).await?;
         loop {
@@ -267,39 +300,35 @@ impl Billing {
         Ok(())
     }
 
-    /// Devices of tenants whose licence came or went since the last look.
-    async fn uncovered(&self, now: Timestamp) -> Result<()> {
-        let mut changed = Vec::new();
-        {
-            let mut covered = self.inner.covered.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            for tenant in self.inner.tenants.entries() {
-                let is = tenant.covering_plan(now).is_some();
-                let was = covered.contains(&tenant.id);
-                if is != was {
-                    changed.push(tenant.id);
-                    if is {
-                        covered.insert(tenant.id)
-                    } else {
-                        covered.remove(&tenant.id)
-                    };
-                }
+    /// Devices of tenants whose licence came or went since the last look. One whose devices could not be told yet stays to
+    /// be looked at.
+    pub(super) async fn uncovered(&self, now: Timestamp) -> Result<()> {
+        let covered = || self.inner.covered.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let trial_now = self.inner.trial_clock.at(now);
+        for tenant in self.inner.tenants.entries() {
+            let is = tenant.covering_plan(trial_now).is_some();
+            if is == covered().contains(&tenant.id) {
+                continue;
             }
-        }
-        for tenant in changed {
-            let named = self.inner.devices.of_tenant(tenant).iter().map(|e| (e.tenant, e.id.clone())).collect();
+            let named = self.inner.devices.of_tenant(tenant.id).iter().map(|e| (e.tenant, e.id.clone())).collect();
             self.settle_all(named).await?;
+            if is {
+                covered().insert(tenant.id)
+            } else {
+                covered().remove(&tenant.id)
+            };
         }
         Ok(())
     }
 
-    async fn store_clock(&self, stepped: bool) -> Result<()> {
+    async fn store_clock(&self) -> Result<()> {
+        let stored = || self.inner.clock_stored.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let row = self.inner.trial_clock.row();
-        let stored = self.inner.clock_stored_ms.load(std::sync::atomic::Ordering::Relaxed);
-        if !stepped && row.seen_at.since(Timestamp::from_millis(stored)) < CLOCK_STORED_EVERY {
+        if !row.is_due_after(stored().as_ref()) {
             return Ok(());
         }
         self.inner.store.write(move |tx| tx.put::<ClockRow>(META, Key::new().text(CLOCK), &row)).await?;
-        self.inner.clock_stored_ms.store(row.seen_at.as_millis(), std::sync::atomic::Ordering::Relaxed);
+        *stored() = Some(row);
         Ok(())
     }
 
@@ -317,7 +346,11 @@ impl Billing {
                 summary.refused += 1;
             } else if entry.paid_tier(now).is_none()
                 && soon >= device.trial_expires_at
-                && self.inner.tenants.entry(entry.tenant).is_some_and(|t| t.covering_plan(now).is_none())
+                && self
+                    .inner
+                    .tenants
+                    .entry(entry.tenant)
+                    .is_some_and(|t| t.covering_plan(self.inner.trial_clock.at(now)).is_none())
             {
                 summary.ending_soon += 1;
             }

@@ -73,7 +73,12 @@ list_of! {
 
 fn view(ctx: &Context, device: Device) -> DeviceView {
     let live = ctx.services().devices.entry(device.tenant, &device.id);
-    let plan_tier = device.paid_tier(ctx.now()).unwrap_or(PlanTier::Trial);
+    let billing = &ctx.services().billing;
+    let tenant = ctx.services().tenants.entry(device.tenant);
+    let plan_tier = match live.as_ref().zip(tenant) {
+        Some((entry, tenant)) => billing.tier(entry, &tenant, ctx.now()),
+        None => device.paid_tier(ctx.now()).unwrap_or(PlanTier::Trial),
+    };
     let (state, blocked) = match device.state {
         DeviceState::Active => ("active", None),
         DeviceState::Blocked { cause, reason, at } => ("blocked", Some(BlockedView { cause, reason, at })),
@@ -98,7 +103,7 @@ fn view(ctx: &Context, device: Device) -> DeviceView {
         sensors,
         has_key: device.public_key.is_some(),
         plan_tier,
-        trial_expires_at: device.trial_expires_at,
+        trial_expires_at: billing.shown(device.trial_expires_at),
         registered_at: device.registered_at,
         enrolled_at: device.enrolled_at,
     }

@@ -87,7 +87,7 @@ impl Iam {
         };
         let access = self.mint_device(&row, &device.id);
         let pair = self.pair(&row, row.family.generation, access);
-        Ok(Enrolled { pair, trial_expires_at: device.trial_expires_at })
+        Ok(Enrolled { pair, trial_expires_at: self.inner.billing.shown(device.trial_expires_at) })
     }
 
     fn enroll_in(

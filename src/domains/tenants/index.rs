@@ -38,7 +38,8 @@ impl TenantEntry {
         self.engaged.load(Ordering::Acquire)
     }
 
-    /// The plan of the licence that pays for every device of the tenant, while there is one.
+    /// The plan of the licence that pays for every device of the tenant, while there is one; by the time that licences
+    /// run by, as [`Purchase::licence_at`](super::Purchase::licence_at).
     pub fn covering_plan(&self, now: Timestamp) -> Option<PlanTier> {
         if now.as_millis() >= self.covered_until_ms.load(Ordering::Relaxed) {
             return None;

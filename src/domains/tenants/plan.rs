@@ -200,12 +200,13 @@ impl Default for Purchase {
 }
 
 impl Purchase {
-    /// The licence while it lasts.
+    /// The licence while it lasts. `now` is the time that licences run by, which no clock set back makes longer
+    /// (`Billing::licence_time`).
     pub fn licence_at(&self, now: Timestamp) -> Option<&Licence> {
         self.licence.as_ref().filter(|licence| now < licence.expires_at)
     }
 
-    /// The plan at this moment.
+    /// The plan at this moment of that time.
     pub fn plan_at(&self, now: Timestamp) -> PlanTier {
         self.licence_at(now).map_or(self.plan, |licence| licence.plan)
     }

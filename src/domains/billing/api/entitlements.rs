@@ -46,7 +46,7 @@ pub async fn explain(ctx: Context, Query(which): Query<WhichFeature>) -> Result<
     let tenant = ctx.tenant()?;
     let (enabled, decided_by) = ctx.services().billing.explain_feature(tenant, feature);
     let row = ctx.caller().tenant().map(|entry| entry.tenant());
-    let plan = row.map_or(PlanTier::Trial, |row| row.purchase.plan_at(ctx.now()));
+    let plan = row.map_or(PlanTier::Trial, |row| row.purchase.plan_at(ctx.services().billing.licence_time(ctx.now())));
     Ok(Reply::new(FeatureExplained { feature, enabled, decided_by, plan }))
 }
 
