@@ -155,7 +155,7 @@ impl Clock {
     }
 }
 
-/// Measures how long something took, for metrics only: never a rule's input.
+/// Measures how long something took, for metrics and for how often the writer tidies up: never a rule's input.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(Instant);
 

@@ -96,6 +96,8 @@ tables! {
     QUOTA_USAGE = "quota_usage", Key;
     /// provider, 0, its event id, 0 -> billing event, with its tenant once the device is known.
     BILLING_EVENTS = "billing_events", Member;
+    /// user, 0, device id, 0, number -> raw key of the billing event: what waits for its device.
+    BILLING_WAITING = "billing_waiting", Appliance;
     /// tenant, number -> raw key of the billing event; zeros for the tenant while it is not known.
     BILLING_EVENT_LOG = "billing_event_log", Key;
     /// tenant, device id, 0, seq -> kill-switch command with the exact bytes of its frame.
@@ -120,6 +122,8 @@ tables! {
     SIGNAL_JOURNAL = "signal_journal", Appliance;
     /// tenant, device number -> raw: rings and engine state as of a journal block.
     SIGNAL_RINGS = "signal_rings", Key;
+    /// device number -> raw tenant, journal block: a removed device with heartbeats that no checkpoint has counted yet.
+    REMOVED_DEVICES = "removed_devices", Value;
     /// tenant, device number, journal block -> raw: the same as it was once a day, for replays of what came after.
     SIGNAL_ANCHORS = "signal_anchors", Key;
     /// tenant, signal id -> raw: state and heartbeat behind a decision other than allow, kept with the audit entry.

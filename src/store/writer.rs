@@ -128,8 +128,21 @@ impl Writer {
                 self.finish(changes.drain(..).chain(signals.drain(..)), Fate::Unknown);
             }
             if self.state.stopping.load(Ordering::Acquire) && self.state.queued.load(Ordering::Acquire) == 0 {
+                self.tidy_up();
                 return;
             }
+        }
+    }
+
+    /// What housekeeping would write when idle is written before the end: a busy store was never idle.
+    fn tidy_up(&mut self) {
+        if self.state.failed.load(Ordering::Acquire) {
+            return;
+        }
+        let (mut changes, mut signals) = (VecDeque::new(), Vec::new());
+        if let Err(cause) = self.commit_batch(&mut changes, &mut signals, Vec::new(), true) {
+            self.state.failed.store(true, Ordering::Release);
+            (self.on_failure)(&cause.to_string());
         }
     }
 

@@ -1,8 +1,9 @@
 //! How many different ones were there: exact up to 10,000, estimated beyond. Pure.
 //!
 //! Beyond that many the set becomes a HyperLogLog (Flajolet and others, 2007) of 4,096 registers: four KiB whatever comes,
-//! with a standard error of 1.04 / sqrt(4096) = 1.6 %. Taking in the same one twice changes nothing, so a replay after a
-//! crash counts nobody twice.
+//! with a standard error of 1.04 / sqrt(4096) = 1.6 %. The number is read out of it by the improved raw estimator of Ertl
+//! (arXiv:1702.01284, algorithm 6), which has no zone in which it is biased. Taking in the same one twice changes nothing,
+//! so a replay after a crash counts nobody twice.
 
 use std::collections::HashSet;
 
@@ -70,25 +71,12 @@ impl Actives {
         }
     }
 
-    /// How many there are.
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an estimate of a count"
-    )]
+    /// How many there are. A number beyond [`EXACT_MAX`] is an estimate, and an estimate is never below that.
     pub fn count(&self) -> u64 {
-        let registers = match self {
-            Self::Exact(set) => return set.len() as u64,
-            Self::Estimated(registers) => registers,
-        };
-        let m = REGISTERS as f64;
-        let sum: f64 = registers.iter().map(|rank| (-f64::from(*rank)).exp2()).sum();
-        // With hashes of 64 bits no correction for large numbers is needed.
-        let raw = (0.7213 / (1.0 + 1.079 / m)) * m * m / sum;
-        let empty = registers.iter().filter(|rank| **rank == 0).count();
-        let few = if raw <= 2.5 * m && empty > 0 { m * (m / empty as f64).ln() } else { raw };
-        few.round() as u64
+        match self {
+            Self::Exact(set) => set.len() as u64,
+            Self::Estimated(registers) => estimate(registers).max(EXACT_MAX as u64 + 1),
+        }
     }
 
     /// For the data file.
@@ -115,6 +103,66 @@ impl Actives {
             _ => None,
         }
     }
+}
+
+/// The highest rank that a register holds for a hash whose other bits are not all zero.
+const RANKS: usize = 64 - INDEX_BITS as usize;
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an estimate of a count"
+)]
+fn estimate(registers: &[u8]) -> u64 {
+    let m = REGISTERS as f64;
+    let mut of_rank = [0_u32; RANKS + 2];
+    for rank in registers {
+        if let Some(count) = of_rank.get_mut(usize::from(*rank)) {
+            *count += 1;
+        }
+    }
+    let share = |rank: usize| of_rank.get(rank).map_or(0.0, |count| f64::from(*count) / m);
+    let mut z = m * tau(1.0 - share(RANKS + 1));
+    for rank in (1..=RANKS).rev() {
+        z = 0.5 * (z + m * share(rank));
+    }
+    z += m * sigma(share(0));
+    (m * m / (2.0 * std::f64::consts::LN_2 * z)).round() as u64
+}
+
+/// x + the sum over k >= 1 of x^(2^k) 2^(k-1): what the empty registers say (Ertl, section 4).
+fn sigma(x: f64) -> f64 {
+    let (mut power, mut weight, mut sum) = (x, 1.0, x);
+    // Of a register that is not empty x is at most 1 - 1/4096, whose powers are gone after some twenty squares.
+    for _ in 0..64 {
+        power *= power;
+        let next = power.mul_add(weight, sum);
+        if next == sum {
+            break;
+        }
+        sum = next;
+        weight += weight;
+    }
+    sum
+}
+
+/// A third of 1 - x - the sum over k >= 1 of (1 - x^(2^-k))^2 2^-k: what the full registers say.
+fn tau(x: f64) -> f64 {
+    if x <= 0.0 || x >= 1.0 {
+        return 0.0;
+    }
+    let (mut root, mut weight, mut sum) = (x, 1.0, 1.0 - x);
+    for _ in 0..64 {
+        root = root.sqrt();
+        weight *= 0.5;
+        let next = sum - (1.0 - root).powi(2) * weight;
+        if next == sum {
+            break;
+        }
+        sum = next;
+    }
+    sum / 3.0
 }
 
 /// The registers, raised by each of these hashes.
@@ -161,6 +209,29 @@ mod tests {
             let error = (estimate - n as f64).abs() / n as f64;
             // Three standard errors: of a thousand such counts, three would lie further off.
             assert!(error < 3.0 * f64::from(ERROR_PER_MILLE) / 1_000.0, "{n}: {estimate}");
+        }
+    }
+
+    /// The classic estimator switched formulas just where the exact counting ends: 10,001 devices were estimated 1.5 % too
+    /// high, with twice the stated error, and every third time as a number that looked exact.
+    #[test]
+    fn estimates_have_no_bias_and_the_stated_error_from_the_first_one_on() {
+        const SEEDS: u64 = 300;
+        for n in [10_001_u64, 11_000, 15_000, 25_000] {
+            let (mut bias, mut squares) = (0.0, 0.0);
+            for seed in 0..SEEDS {
+                let mut registers = vec![0; REGISTERS];
+                for i in 0..n {
+                    register(&mut registers, spread(spread(seed) ^ i));
+                }
+                let error = estimate(&registers) as f64 / n as f64 - 1.0;
+                bias += error / SEEDS as f64;
+                squares += error * error / SEEDS as f64;
+                assert!(Actives::Estimated(registers).count() > EXACT_MAX as u64, "an estimate never looks exact");
+            }
+            // The mean of 300 errors of 1.6 % lies within three times 0.1 % of none.
+            assert!(bias.abs() < 0.003, "{n}: bias {bias:.4}");
+            assert!(squares.sqrt() < 0.0185, "{n}: {:.4}", squares.sqrt());
         }
     }
 

@@ -3,8 +3,8 @@
 //! Three ways in, by what each may cost. What belongs to a change is counted in its commit ([`count`]). Heartbeats are
 //! counted in memory by the writer and go to disk together with the mark of the signal journal's checkpoint: what a crash
 //! takes from memory the journal still holds, and its replay counts it again, so no acknowledged heartbeat is lost and none
-//! counts twice. Requests and people are counted in memory and written down with the commits, at the latest when the writer
-//! is idle: of those a crash loses half a second.
+//! counts twice. Requests and people are counted in memory and written down with the commits, every half second and at a
+//! clean end: of those a crash loses half a second.
 //!
 //! Knows nothing of plans: who may use how much is for billing.
 
@@ -16,8 +16,10 @@ pub use model::{Counts, Measure, Span, date_of, day_at, day_of, day_text, parse_
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::domains::tenants::Tenants;
+use crate::kernel::clock::Stopwatch;
 use crate::kernel::ids::{DeviceNo, TenantId, UserId};
 use crate::kernel::{Clock, Error, Result, Timestamp};
 use crate::store::tables::{Key, META, USAGE_ACTIVES, USAGE_COUNTS, trailing_number};
@@ -127,10 +129,28 @@ struct Beats {
     written: bool,
 }
 
+/// Requests and people since the last writing, and those that the writing under way holds.
+#[derive(Default)]
+struct People {
+    pending: Pending,
+    cut: Option<Arc<PeopleCut>>,
+    /// The number of the newest cut; the data file says which was written last.
+    cuts: u64,
+}
+
+struct PeopleCut {
+    people: Pending,
+    requests: HashMap<TenantId, u64>,
+    /// When it was made: the requests count for that day.
+    day: u64,
+}
+
 /// In META: the newest cut that is on disk.
 const LAST_CUT: &str = "usage_cut";
-/// Commits between two writings of requests and people while the writer is never idle.
-const COMMITS_BETWEEN: u32 = 256;
+/// In META: the same of requests and people.
+const LAST_PEOPLE_CUT: &str = "usage_people_cut";
+/// Between two writings of requests and people, and so what of them a crash loses.
+const WRITTEN_EVERY: Duration = Duration::from_millis(500);
 
 /// Counts usage. Cheap to clone.
 #[derive(Clone)]
@@ -144,7 +164,7 @@ struct Inner {
     clock: Clock,
     /// Of the heartbeats' path only the writer locks it.
     beats: Mutex<Beats>,
-    people: Mutex<Pending>,
+    people: Mutex<People>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -155,9 +175,11 @@ impl Metering {
     /// # Errors
     /// When the data file cannot be read.
     pub fn rebuild(store: Store, tenants: Tenants, clock: Clock) -> Result<Self> {
-        let cuts = last_cut(&store.read()?)?;
-        let beats = Mutex::new(Beats { cuts, ..Beats::default() });
-        Ok(Self { inner: Arc::new(Inner { store, tenants, clock, beats, people: Mutex::default() }) })
+        let snapshot = store.read()?;
+        let beats = Mutex::new(Beats { cuts: last_cut(&snapshot, LAST_CUT)?, ..Beats::default() });
+        let people = Mutex::new(People { cuts: last_cut(&snapshot, LAST_PEOPLE_CUT)?, ..People::default() });
+        drop(snapshot);
+        Ok(Self { inner: Arc::new(Inner { store, tenants, clock, beats, people }) })
     }
 
     /// An accepted heartbeat, or one that the journal's replay finds behind its mark. Only the writer, or the start, calls
@@ -200,32 +222,39 @@ impl Metering {
     pub fn person(&self, tenant: TenantId, user: UserId, now: Timestamp) {
         let [high, low] = [user.to_bytes().first_chunk::<8>().copied(), user.to_bytes().last_chunk::<8>().copied()]
             .map(|half| half.map_or(0, u64::from_be_bytes));
-        lock(&self.inner.people).see(tenant, day_at(now), spread(high ^ spread(low)));
+        lock(&self.inner.people).pending.see(tenant, day_at(now), spread(high ^ spread(low)));
     }
 
     /// The work that rides along with commits: requests and people are written down.
     pub fn housekeeping(&self) -> Box<dyn Housekeeping> {
-        Box::new(Writing { metering: self.clone(), commits: 0 })
+        Box::new(Writing { metering: self.clone(), last: Stopwatch::start(), written: false })
     }
 
     /// Counts of a company from day to day, both included, on disk and in memory, by period.
     pub async fn usage(&self, tenant: TenantId, from: u64, to: u64, by: Span) -> Result<BTreeMap<u64, Counts>> {
         let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || {
-            // Under the lock no checkpoint becomes durable between the look at the disk and the look at memory.
-            let beats = lock(&inner.beats);
+            // Under the locks nothing moves from memory to the disk between the look at the one and the other.
+            let (beats, people) = (lock(&inner.beats), lock(&inner.people));
             let snapshot = inner.store.read()?;
             let mut memory = vec![(Kind::Devices, beats.pending.of(tenant, by))];
-            if last_cut(&snapshot)? < beats.cuts {
+            if last_cut(&snapshot, LAST_CUT)? < beats.cuts {
                 memory.extend(beats.cut.as_ref().map(|cut| (Kind::Devices, cut.of(tenant, by))));
             }
             drop(beats);
-            memory.push((Kind::People, lock(&inner.people).of(tenant, by)));
-            let requests = inner.tenants.entry(tenant).map_or(0, |entry| entry.requests());
+            memory.push((Kind::People, people.pending.of(tenant, by)));
             let today = day_at(inner.clock.now());
+            let mut requests = vec![(today, inner.tenants.entry(tenant).map_or(0, |entry| entry.requests()))];
+            if last_cut(&snapshot, LAST_PEOPLE_CUT)? < people.cuts
+                && let Some(cut) = &people.cut
+            {
+                memory.push((Kind::People, cut.people.of(tenant, by)));
+                requests.push((cut.day, cut.requests.get(&tenant).copied().unwrap_or(0)));
+            }
+            drop(people);
             let mut days = read_counts(&snapshot, tenant, Span::Day, from, to)?;
-            if (from..=to).contains(&today) && requests > 0 {
-                days.entry(today).or_default().add(Measure::Requests, requests);
+            for (day, n) in requests.into_iter().filter(|(day, n)| (from..=to).contains(day) && *n > 0) {
+                days.entry(day).or_default().add(Measure::Requests, n);
             }
             for ((_, day), n) in memory.iter().flat_map(|(_, m)| &m.heartbeats) {
                 if (from..=to).contains(day) {
@@ -246,8 +275,8 @@ impl Metering {
     }
 }
 
-fn last_cut(snapshot: &Snapshot) -> Result<u64> {
-    let stored = snapshot.get_raw(META, Key::new().text(LAST_CUT))?;
+fn last_cut(snapshot: &Snapshot, name: &str) -> Result<u64> {
+    let stored = snapshot.get_raw(META, Key::new().text(name))?;
     Ok(stored.as_deref().and_then(trailing_number).unwrap_or(0))
 }
 
@@ -306,29 +335,55 @@ fn merge_seen(
 
 struct Writing {
     metering: Metering,
-    commits: u32,
+    last: Stopwatch,
+    written: bool,
+}
+
+impl Inner {
+    /// Takes what was counted out of memory, to be written; `None` where nothing was.
+    fn cut(&self) -> Option<(Arc<PeopleCut>, u64)> {
+        let mut people = lock(&self.people);
+        // Under the lock: whoever looks meanwhile finds each request in one of both places.
+        let entries = self.tenants.entries();
+        let taken = entries.iter().map(|tenant| (tenant.id, tenant.take_requests()));
+        let requests: HashMap<_, _> = taken.filter(|(_, n)| *n > 0).collect();
+        if requests.is_empty() && people.pending.seen.is_empty() {
+            return None;
+        }
+        let cut = PeopleCut { people: std::mem::take(&mut people.pending), requests, day: day_at(self.clock.now()) };
+        let cut = Arc::new(cut);
+        people.cuts += 1;
+        people.cut = Some(Arc::clone(&cut));
+        Some((cut, people.cuts))
+    }
 }
 
 impl Housekeeping for Writing {
     fn run(&mut self, tx: &mut Tx<'_>, idle: bool) -> Result<()> {
-        self.commits = self.commits.saturating_add(1);
-        if !idle && self.commits < COMMITS_BETWEEN {
+        if !idle && self.last.elapsed() < WRITTEN_EVERY {
             return Ok(());
         }
-        self.commits = 0;
+        self.last = Stopwatch::start();
         let inner = &self.metering.inner;
-        let now = inner.clock.now();
-        for tenant in inner.tenants.entries() {
-            let requests = tenant.take_requests();
-            if requests > 0 {
-                count(tx, tenant.id, Measure::Requests, requests, now)?;
-            }
+        let Some((cut, number)) = inner.cut() else { return Ok(()) };
+        let lives = |tenant| inner.tenants.entry(tenant).is_some();
+        for (tenant, n) in cut.requests.iter().filter(|(tenant, _)| lives(**tenant)) {
+            add(tx, *tenant, (Span::Day, cut.day), |counts| counts.add(Measure::Requests, *n))?;
         }
-        let people = std::mem::take(&mut *lock(&inner.people));
-        people.write(tx, Kind::People, |tenant| inner.tenants.entry(tenant).is_some())
+        cut.people.write(tx, Kind::People, lives)?;
+        tx.put_raw(META, Key::new().text(LAST_PEOPLE_CUT), &number.to_be_bytes())?;
+        self.written = true;
+        Ok(())
     }
 
-    fn committed(&mut self) {}
+    fn committed(&mut self) {
+        if std::mem::take(&mut self.written) {
+            lock(&self.metering.inner.people).cut = None;
+        }
+    }
 
     fn journal_grew(&mut self, _: usize) {}
 }
+
+#[cfg(test)]
+mod tests;

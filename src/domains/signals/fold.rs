@@ -4,15 +4,17 @@
 //! When it is through, every block up to the one at its beginning is folded, and the mark moves there. Blocks behind
 //! the mark stay for investigation until they are older than the retention.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Inner;
 use super::cell::{Answer, Cell, LastSeq, Published};
 use super::record::{Record, decode_live, encode_live};
-use crate::domains::devices;
+use crate::domains::devices::{self, Device};
+use crate::kernel::ids::{DeviceNo, TenantId};
 use crate::kernel::{Error, Result};
-use crate::store::tables::{Key, META, SIGNAL_ANCHORS, SIGNAL_JOURNAL, SIGNAL_RINGS, trailing_number};
+use crate::store::tables::{Key, META, REMOVED_DEVICES, SIGNAL_ANCHORS, SIGNAL_JOURNAL, SIGNAL_RINGS, trailing_number};
 use crate::store::{Housekeeping, Tx, journal, migrate};
 
 /// Rings written with each busy commit.
@@ -27,6 +29,18 @@ pub(super) const ANCHOR_EVERY: Duration = Duration::from_secs(86_400);
 const ANCHORS_SCANNED: usize = 4;
 /// Journal blocks looked at, and removed, at a time.
 const TRIM_BLOCKS: usize = 16;
+
+/// Rows of removed devices looked at with each trimming.
+const REMOVED_SCANNED: usize = 64;
+
+/// A device goes whose heartbeats may stand in the journal behind the mark: whoever replays them for the usage must know
+/// whose they were.
+pub(super) fn note_removed(tx: &mut Tx<'_>, device: &Device) -> Result<()> {
+    // Heartbeats of the same batch run after its changes and make the next block.
+    let last = tx.newest_journal_block() + 1;
+    let value = [&device.tenant.to_bytes()[..], &last.to_be_bytes()].concat();
+    tx.put_raw(REMOVED_DEVICES, Key::new().number(device.no.0), &value)
+}
 
 pub(super) struct Folding {
     signals: Arc<Inner>,
@@ -106,6 +120,17 @@ impl Folding {
             removed += 1;
         }
         self.trim_due = removed == TRIM_BLOCKS;
+        self.forget_removed(tx)
+    }
+
+    /// Those whose last heartbeats the mark has passed, some at a time.
+    fn forget_removed(&mut self, tx: &mut Tx<'_>) -> Result<()> {
+        let rows = tx.scan(REMOVED_DEVICES, &Key::new(), REMOVED_SCANNED)?;
+        for (key, value) in &rows {
+            if trailing_number(value).is_none_or(|last| last <= self.mark) {
+                tx.delete(REMOVED_DEVICES, key)?;
+            }
+        }
         Ok(())
     }
 }
@@ -172,7 +197,7 @@ pub(super) fn restore(inner: &Inner) -> Result<()> {
     let devices = inner.devices.by_no();
     let cells = inner.cells.pin();
     snapshot.visit(SIGNAL_RINGS, &[], None, |key, value| {
-        let no = crate::kernel::ids::DeviceNo(trailing_number(key).unwrap_or(0));
+        let no = DeviceNo(trailing_number(key).unwrap_or(0));
         // Rings of a device that was deleted since are left for its deletion to remove.
         let Some(entry) = devices.get(&no) else { return Ok(true) };
         let live = decode_live(value)
@@ -182,13 +207,25 @@ pub(super) fn restore(inner: &Inner) -> Result<()> {
     })?;
     let mark = snapshot.get_raw(META, Key::new().text(migrate::JOURNAL_FOLDED_THROUGH))?;
     let mark = mark.as_deref().and_then(trailing_number).unwrap_or(0);
+    let mut removed: HashMap<DeviceNo, TenantId> = HashMap::new();
+    snapshot.visit(REMOVED_DEVICES, &[], None, |key, value| {
+        let tenant = value.first_chunk::<16>().map(|bytes| TenantId::from_bytes(*bytes));
+        removed.extend(trailing_number(key).map(DeviceNo).zip(tenant));
+        Ok(true)
+    })?;
     let mut dirty = Vec::new();
     journal::replay(&snapshot, mark + 1, |block| {
         let mut input = block.body.as_slice();
         for _ in 0..block.records {
             let record = Record::decode(&mut input)
                 .map_err(|e| Error::Internal(format!("journal block {} is damaged: {e}", block.number)))?;
-            let Some(entry) = devices.get(&record.device) else { continue };
+            let Some(entry) = devices.get(&record.device) else {
+                // What it sent was acknowledged, and is usage of its company whatever became of it.
+                if let Some(tenant) = removed.get(&record.device) {
+                    inner.metering.heartbeat(*tenant, record.device, record.received_at);
+                }
+                continue;
+            };
             inner.metering.heartbeat(entry.tenant, entry.no, record.received_at);
             let fresh = || Arc::new(Cell::new(entry, record.sensors));
             let cell = cells.get_or_insert_with(entry.no, fresh);

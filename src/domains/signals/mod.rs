@@ -206,13 +206,14 @@ impl Signals {
     }
 
     /// Removes a device's rings in the caller's transaction; what is in memory goes once that is durable. Readings in the
-    /// journal stay for their time and are skipped by whoever replays it.
+    /// journal stay for their time and are skipped by whoever replays it; only usage still counts them.
     pub fn forget(&self, tx: &mut Tx<'_>, device: &Device) -> Result<()> {
         let of_device = Key::new().bytes(device.tenant.to_bytes()).number(device.no.0);
         for (key, _) in tx.scan(SIGNAL_ANCHORS, &of_device, ANCHORS_MAX)? {
             tx.delete(SIGNAL_ANCHORS, key)?;
         }
         tx.delete(SIGNAL_RINGS, of_device)?;
+        fold::note_removed(tx, device)?;
         let (this, no) = (self.clone(), device.no);
         tx.after_commit(move || this.drop_cell(no));
         Ok(())
