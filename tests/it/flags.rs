@@ -53,7 +53,8 @@ async fn a_flag_counts_from_the_answer_to_its_change_on_and_the_log_knows_who_ch
     assert_eq!(evaluate(&server, &admin, "banner", json!({})).await?.status, 404);
     let log = done(&server, &admin, "GET", "/v1/audit/logs", Value::Null).await?;
     let entries: Vec<&Value> = log["data"].as_array().into_iter().flatten().collect();
-    for (action, mention) in [("flag_created", "acme"), ("flag_updated", "\"killed\":true"), ("flag_deleted", "banner")]
+    for (action, mention) in
+        [("flag_created", "acme"), ("flag_updated", "/killed false -> true"), ("flag_deleted", "banner")]
     {
         let entry = entries.iter().find(|e| e["action_taken"] == action).ok_or(action)?;
         assert!(text(entry, "decision_reason").contains(mention) && !text(entry, "user_id").is_empty(), "{entry}");
@@ -92,6 +93,73 @@ async fn the_protocol_names_its_own_errors_and_a_known_answer_is_not_sent_twice(
     assert_eq!((known.status, known.body.len(), header(&known, "etag")), (304, 0, etag.as_str()));
     done(&server, &admin, "PUT", "/v1/flags/plain", simple(false)).await?;
     assert_eq!(again(&etag).await?.status, 200);
+    Ok(())
+}
+
+/// Any later change released the brake, because it named no `killed`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_brake_holds_through_every_change_that_does_not_release_it() -> Done {
+    let server = Server::start().await?;
+    let admin = server.admin_token().await?;
+    for (killed, expected) in [(None, false), (Some(true), true), (None, true), (Some(false), false), (None, false)] {
+        let mut flag = banner();
+        if let Some(killed) = killed {
+            flag["killed"] = json!(killed);
+        }
+        assert_eq!(done(&server, &admin, "PUT", "/v1/flags/banner", flag).await?["killed"], expected, "{killed:?}");
+    }
+    Ok(())
+}
+
+/// Texts of a context were as long as a body may be, and were held against every pattern of every flag.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_context_of_endless_texts_is_refused() -> Done {
+    let server = Server::start().await?;
+    let admin = server.admin_token().await?;
+    done(&server, &admin, "PUT", "/v1/flags/banner", banner()).await?;
+    for (length, status) in [(1_024, 200), (1_025, 400)] {
+        let context = json!({ "targetingKey": "zoe", "company": "é".repeat(length) });
+        let answer = evaluate(&server, &admin, "banner", context.clone()).await?;
+        assert_eq!(answer.status, status, "{length}");
+        let bulk = ask(&server, &admin, "POST", BULK, json!({ "context": context })).await?;
+        assert_eq!(bulk.status, status, "{length}");
+        if status == 400 {
+            assert_eq!(body(&bulk)["errorCode"], "INVALID_CONTEXT");
+        }
+    }
+    Ok(())
+}
+
+/// Flags were to switch the engine's mode, too, and did not. What was judged which way is recorded with each heartbeat,
+/// so that a restart comes to the same state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flag_switches_the_engine_for_its_company_alone_and_a_restart_judges_the_same() -> Done {
+    let mut server = Server::start().await?;
+    let (admin, other) = (server.admin_token().await?, crate::common::new_tenant(&server, "other").await?);
+    let mut phone = server.enroll("BR-1").await?;
+    let theirs = crate::common::enrollment_token(&server, other, None).await?;
+    let own = std::mem::replace(&mut server.enrollment_token, theirs);
+    let mut neighbour = server.enroll("BR-1").await?;
+    server.enrollment_token = own;
+    let word =
+        |word: &str| json!({ "variants": { "it": word }, "off_variant": "it", "otherwise": { "variant": "it" } });
+    let mut seen = Vec::new();
+    for mode in ["full", "simplified", "nonsense"] {
+        done(&server, &admin, "PUT", "/v1/flags/engine-mode", word(mode)).await?;
+        seen.push(text(&body(&phone.beat(&phone.calm()).await?), "engine"));
+        assert_eq!(text(&body(&neighbour.beat(&neighbour.calm()).await?), "engine"), "full");
+    }
+    assert_eq!(seen, ["full", "simplified", "full"]);
+    done(&server, &admin, "PUT", "/v1/flags/engine-mode", word("simplified")).await?;
+    let trust = async |server: &Server| {
+        let token = server.admin_token().await?;
+        done(server, &token, "GET", "/v1/devices/BR-1/trust", Value::Null).await
+    };
+    phone.beat(&phone.calm()).await?.success()?;
+    let before = trust(&server).await?;
+    server.restart().await?;
+    let after = trust(&server).await?;
+    assert_eq!((&after["trust_score"], &after["decision"]), (&before["trust_score"], &before["decision"]));
     Ok(())
 }
 

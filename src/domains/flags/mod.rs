@@ -7,10 +7,11 @@
 //! Knows nothing of HTTP.
 
 pub mod api;
+mod history;
 mod model;
 
 pub use model::{
-    Comparison, Condition, Definition, Evaluation, Flag, Reason, Rule, Schedule, Serve, TargetingKeyMissing, is_name,
+    CannotTell, Comparison, Condition, Definition, Evaluation, Flag, Reason, Rule, Schedule, Serve, Work, is_name,
 };
 
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ pub enum System {
     RegistrationOpen,
     /// `true`: a new device must prove its hardware, whatever the company's policy says.
     StrictAttestation,
+    /// `"simplified"`: heartbeats are judged by the hard rules alone, `"full"`: by everything, as without the flag.
+    EngineMode,
 }
 
 impl System {
@@ -43,6 +46,7 @@ impl System {
         match self {
             Self::RegistrationOpen => "registration-open",
             Self::StrictAttestation => "strict-attestation",
+            Self::EngineMode => "engine-mode",
         }
     }
 }
@@ -102,11 +106,20 @@ impl Flags {
     /// What a flag of the appliance says of a device; `None` where the company has no such flag or it says neither yes nor
     /// no.
     pub fn switch(&self, tenant: TenantId, system: System, device: &str) -> Option<bool> {
+        self.says(tenant, system, device)?.as_bool()
+    }
+
+    /// The same of a flag that says a word.
+    pub fn word(&self, tenant: TenantId, system: System, device: &str) -> Option<String> {
+        self.says(tenant, system, device)?.as_str().map(str::to_owned)
+    }
+
+    fn says(&self, tenant: TenantId, system: System, device: &str) -> Option<Value> {
         let flag = self.all(tenant).get(system.key()).cloned()?;
         let mut context = Map::new();
         context.insert("targetingKey".to_owned(), Value::from(device));
         context.insert("device_id".to_owned(), Value::from(device));
-        flag.evaluate(&context, self.inner.clock.now()).ok()?.value.as_bool()
+        Some(flag.evaluate(&context, self.inner.clock.now(), &mut Work::SWITCH.clone()).ok()?.value.clone())
     }
 
     /// Puts a flag in place; says whether it is a new one.
@@ -134,17 +147,20 @@ impl Flags {
                     return Err(Refusal::new(Kind::Conflict, "too_many_flags", detail).into());
                 }
                 let is_new = before.is_none();
+                let was_killed = before.as_ref().and_then(|flag| flag.definition.killed).unwrap_or(false);
+                let killed = Some(definition.killed.unwrap_or(was_killed));
                 let flag = Flag {
                     key: key.clone(),
-                    definition: definition.clone(),
-                    created_at: before.map_or(now, |flag| flag.created_at),
+                    definition: Definition { killed, ..definition.clone() },
+                    created_at: before.as_ref().map_or(now, |flag| flag.created_at),
                     updated_at: now,
                     updated_by: by,
                 };
                 tx.put(FLAGS, key_of(tenant, &key), &flag)?;
                 let action = if is_new { Action::FlagCreated } else { Action::FlagUpdated };
-                let what = serde_json::to_string(&flag.definition).unwrap_or_default();
-                this.note(tx, tenant, action, &format!("{key}: {what}"), by, &origin)?;
+                for part in history::told(&key, before.as_ref().map(|flag| &flag.definition), &flag.definition) {
+                    this.note(tx, tenant, action, &part, by, &origin)?;
+                }
                 let (inner, shown) = (Arc::clone(&this.inner), Arc::new(flag.clone()));
                 tx.after_commit(move || inner.publish(tenant, |all| drop(all.insert(shown.key.clone(), shown))));
                 Ok((flag, is_new))

@@ -22,6 +22,8 @@ const CONDITIONS_MAX: usize = 10;
 const VALUES_MAX: usize = 100;
 /// Characters of a text or pattern that is compared with.
 const TEXT_MAX: usize = 256;
+/// Bytes of a text of the context that a pattern may fit: with 256 characters of pattern it costs what it may.
+const MATCHED_MAX: usize = 4_096;
 /// Parts of a whole in which rollouts are reckoned: thousandths of a percent.
 const WHOLE: u64 = 100_000;
 
@@ -37,9 +39,9 @@ pub struct Definition {
     /// Off: everybody gets `off_variant`.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// The emergency brake: as off, whatever else is changed, until somebody releases it.
+    /// The emergency brake: as off, whatever else is changed, until somebody releases it. Absent or null: as it stands.
     #[serde(default)]
-    pub killed: bool,
+    pub killed: Option<bool>,
     /// What it can say, by name. All values are of one type.
     #[schema(value_type = std::collections::HashMap<String, Value>)]
     pub variants: BTreeMap<String, Value>,
@@ -179,10 +181,35 @@ pub struct Evaluation<'f> {
     pub reason: Reason,
 }
 
-/// A rollout needs something to tell callers apart by.
+/// Why a flag says nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the flag is rolled out by percentages, and the context has no targetingKey")]
-pub struct TargetingKeyMissing;
+pub enum CannotTell {
+    /// A rollout needs something to tell callers apart by.
+    #[error("the flag is rolled out by percentages, and the context has no targetingKey")]
+    TargetingKeyMissing,
+    /// The evaluation has looked at as many values as it may.
+    #[error("the flags have more rules than one request may look at; ask for this flag by its name")]
+    TooMuchWork,
+}
+
+/// How much an evaluation may still look at, in comparisons of a short value. One flag at its limits, asked with a
+/// context at its limits, stays below [`Work::REQUEST`]; all flags of a company at once need not.
+#[derive(Clone, Copy, Debug)]
+pub struct Work(usize);
+
+impl Work {
+    /// For one request: a tenth of a second at the very most.
+    pub const REQUEST: Self = Self(1_000_000);
+    /// For what every heartbeat asks.
+    pub const SWITCH: Self = Self(20_000);
+    /// Bytes of a text that cost as much as a short value.
+    const BYTES: usize = 128;
+
+    fn spend(&mut self, units: usize) -> Result<(), CannotTell> {
+        self.0 = self.0.checked_sub(units).ok_or(CannotTell::TooMuchWork)?;
+        Ok(())
+    }
+}
 
 /// Whether a text may be a key or a name: 1 to 64 of `A-Z a-z 0-9 . _ -`.
 pub fn is_name(text: &str) -> bool {
@@ -298,22 +325,33 @@ impl Condition {
         Ok(())
     }
 
-    fn holds(&self, context: &Map<String, Value>) -> bool {
+    fn holds(&self, context: &Map<String, Value>, work: &mut Work) -> Result<bool, CannotTell> {
         let found = context.get(&self.attribute).filter(|v| !v.is_null());
-        let Some(found) = found else { return self.is == Comparison::Absent };
+        let Some(found) = found else {
+            work.spend(1)?;
+            return Ok(self.is == Comparison::Absent);
+        };
+        let each = match self.is {
+            Comparison::Matches => 1 + found.as_str().map_or(0, str::len).min(MATCHED_MAX) / Work::BYTES,
+            _ => 1,
+        };
+        work.spend(1 + self.values.len() * each)?;
         let number = || found.as_f64().zip(self.values.first().and_then(Value::as_f64));
-        match self.is {
+        Ok(match self.is {
             Comparison::In => self.values.iter().any(|v| same(v, found)),
             Comparison::NotIn => !self.values.iter().any(|v| same(v, found)),
             Comparison::Matches => {
                 let patterns = self.values.iter().filter_map(Value::as_str);
-                found.as_str().is_some_and(|text| patterns.into_iter().any(|pattern| matches(pattern, text)))
+                found
+                    .as_str()
+                    .filter(|text| text.len() <= MATCHED_MAX)
+                    .is_some_and(|text| patterns.into_iter().any(|pattern| matches(pattern, text)))
             }
             Comparison::Above => number().is_some_and(|(found, bound)| found > bound),
             Comparison::Below => number().is_some_and(|(found, bound)| found < bound),
             Comparison::Present => true,
             Comparison::Absent => false,
-        }
+        })
     }
 }
 
@@ -345,20 +383,34 @@ impl Flag {
     /// What a caller gets. Reads no clock and waits for nobody.
     ///
     /// # Errors
-    /// [`TargetingKeyMissing`].
+    /// [`CannotTell`].
     pub fn evaluate(
         &self,
         context: &Map<String, Value>,
         now: Timestamp,
-    ) -> Result<Evaluation<'_>, TargetingKeyMissing> {
+        work: &mut Work,
+    ) -> Result<Evaluation<'_>, CannotTell> {
         let definition = &self.definition;
         let in_time = definition
             .schedule
             .is_none_or(|s| s.from.is_none_or(|from| now >= from) && s.until.is_none_or(|until| now < until));
-        if !definition.enabled || definition.killed || !in_time {
+        if !definition.enabled || definition.killed == Some(true) || !in_time {
             return Ok(self.say(&definition.off_variant, Reason::Disabled));
         }
-        let fitting = definition.rules.iter().find(|rule| rule.when.iter().all(|c| c.holds(context)));
+        let mut fitting = None;
+        for rule in &definition.rules {
+            let mut all = true;
+            for condition in &rule.when {
+                all = condition.holds(context, work)?;
+                if !all {
+                    break;
+                }
+            }
+            if all {
+                fitting = Some(rule);
+                break;
+            }
+        }
         let (serve, reason) = match fitting {
             Some(rule) => (&rule.serve, Reason::TargetingMatch),
             None if definition.rules.is_empty() => (&definition.otherwise, Reason::Static),
@@ -368,7 +420,7 @@ impl Flag {
             return Ok(self.say(variant, reason));
         }
         let caller = context.get("targetingKey").and_then(Value::as_str).filter(|key| !key.is_empty());
-        let mut place = self.bucket(caller.ok_or(TargetingKeyMissing)?);
+        let mut place = self.bucket(caller.ok_or(CannotTell::TargetingKeyMissing)?);
         for (variant, share) in serve.percent.iter().flatten() {
             let parts = parts_of(*share).unwrap_or(0);
             if place < parts {

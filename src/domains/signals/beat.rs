@@ -43,6 +43,8 @@ pub(super) struct Job {
     /// What threat intelligence says of the names in it.
     pub sighted: Vec<Sighted>,
     pub motion: Option<Motion>,
+    /// Its company wants the hard rules alone.
+    pub simplified: bool,
     pub origin: Origin,
     pub received_at: Timestamp,
     pub signal_id: SignalId,
@@ -72,7 +74,7 @@ impl store::Job for Job {
         let intel = &self.signals.intel;
         let critical = intel.critical(&self.sighted);
         let facts = self.facts(critical.is_some());
-        let effort = self.signals.effort();
+        let effort = self.signals.effort(self.simplified);
         // A decision is kept with the state that it was made from.
         let from = live.clone();
         live.prepare(self.sensors, &facts);
@@ -185,7 +187,9 @@ impl Job {
 
     /// What others know of the device at this moment; everything from outside of its readings comes in here.
     fn facts(&self, known_bad_package: bool) -> Facts {
-        let plan = match self.entry.paid_tier(self.received_at) {
+        let tenant = self.signals.tenants.entry(self.entry.tenant);
+        let tier = tenant.map(|tenant| self.signals.billing.tier(&self.entry, &tenant, self.received_at));
+        let plan = match tier {
             None | Some(PlanTier::Trial) => Plan::Trial,
             Some(PlanTier::PaidBasic) => Plan::Basic,
             Some(PlanTier::Paid) => Plan::Paid,

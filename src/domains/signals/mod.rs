@@ -24,10 +24,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::domains::attestation::Attestation;
+use crate::domains::billing::Billing;
 use crate::domains::devices::{Device, DeviceEntry, Devices};
+use crate::domains::flags::{Flags, System};
 use crate::domains::intel::{Intel, Motion};
 use crate::domains::killswitch::KillSwitch;
 use crate::domains::metering::Metering;
+use crate::domains::tenants::Tenants;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceNo, SessionId, SignalId, TokenId};
 use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result};
@@ -53,6 +56,8 @@ pub struct Settings {
     pub simplified_from: u64,
 }
 
+/// What the flag `engine-mode` says where the hard rules alone are to judge.
+const ENGINE_SIMPLIFIED: &str = "simplified";
 /// More than one a day for the longest retention.
 const ANCHORS_MAX: usize = 400;
 
@@ -84,6 +89,9 @@ struct Inner {
     devices: Devices,
     killswitch: KillSwitch,
     metering: Metering,
+    tenants: Tenants,
+    billing: Billing,
+    flags: Flags,
     attestation: Attestation,
     intel: Intel,
     /// Sessions belong to a domain that is built later.
@@ -105,6 +113,12 @@ pub struct Parts {
     pub killswitch: KillSwitch,
     /// Counts heartbeats.
     pub metering: Metering,
+    /// Whose devices they are.
+    pub tenants: Tenants,
+    /// Knows what is paid.
+    pub billing: Billing,
+    /// Switch the engine.
+    pub flags: Flags,
     /// Knows what devices proved.
     pub attestation: Attestation,
     /// Knows what is bad.
@@ -120,21 +134,39 @@ pub struct Parts {
 }
 
 impl Inner {
-    /// Whether there is time for all of the engine.
-    fn effort(&self) -> cell::Effort {
-        if self.store.queued() >= self.settings.simplified_from { cell::Effort::Simplified } else { cell::Effort::Full }
+    /// How much is made of a heartbeat: all, if there is time and its company did not switch it off (`switched`). It is
+    /// recorded with the heartbeat, so that a replay does the same whatever the flag says by then.
+    fn effort(&self, switched: bool) -> cell::Effort {
+        let busy = self.store.queued() >= self.settings.simplified_from;
+        if busy || switched { cell::Effort::Simplified } else { cell::Effort::Full }
     }
 }
 
 impl Signals {
     /// Restores every device's rings: the last checkpoint, then the journal behind it.
     pub fn rebuild(parts: Parts) -> Result<Self> {
-        let Parts { devices, killswitch, metering, attestation, intel, clock, random, settings, observer } = parts;
+        let Parts {
+            devices,
+            killswitch,
+            metering,
+            tenants,
+            billing,
+            flags,
+            attestation,
+            intel,
+            clock,
+            random,
+            settings,
+            observer,
+        } = parts;
         let inner = Inner {
             store: devices.store().clone(),
             devices,
             killswitch,
             metering,
+            tenants,
+            billing,
+            flags,
             attestation,
             intel,
             end_session: OnceLock::new(),
@@ -183,6 +215,7 @@ impl Signals {
         let packages = extras().flat_map(|e| &e.sideloaded).map(AsRef::as_ref);
         let sighted = self.inner.intel.sight(entry.tenant, origin.ip, names, packages);
         let motion = Motion::of(beat.readings.iter().map(|r| r.accelerometer));
+        let mode = self.inner.flags.word(entry.tenant, System::EngineMode, entry.id.as_str());
         let (reply, answer) = oneshot::channel();
         let job = beat::Job {
             signals: Arc::clone(&self.inner),
@@ -194,6 +227,7 @@ impl Signals {
             sensors: device.sensors,
             sighted,
             motion,
+            simplified: mode.as_deref() == Some(ENGINE_SIMPLIFIED),
             origin,
             received_at: now,
             signal_id: SignalId::generate(now, &self.inner.random),

@@ -8,12 +8,14 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::crypto::sha256;
-use crate::domains::flags::{Flag, Reason};
+use crate::domains::flags::{CannotTell, Flag, Reason, Work};
 use crate::gate::{Context, Raw, Reply};
 use crate::kernel::{Kind, Refusal, Result, Timestamp};
 
 /// Members of a context.
 const MEMBERS_MAX: usize = 100;
+/// Characters of a text in it.
+const TEXT_MAX: usize = 1_024;
 
 /// What is known of who the flag is asked for.
 #[derive(Deserialize, ToSchema)]
@@ -61,19 +63,29 @@ fn context_in(body: &[u8], key: Option<&str>) -> Result<Map<String, Value>> {
         refused(Kind::Malformed, "malformed_json", key, "PARSE_ERROR", detail)
     })?;
     let context = parsed.context.unwrap_or_default();
-    if context.len() > MEMBERS_MAX || context.get("targetingKey").is_some_and(|k| !k.is_string()) {
-        let detail = format!("The context may have {MEMBERS_MAX} members, and targetingKey must be a text.");
+    let long = |value: &Value| value.as_str().is_some_and(|text| text.chars().nth(TEXT_MAX).is_some());
+    if context.len() > MEMBERS_MAX
+        || context.values().any(long)
+        || context.get("targetingKey").is_some_and(|k| !k.is_string())
+    {
+        let detail = format!(
+            "The context may have {MEMBERS_MAX} members and texts of {TEXT_MAX} characters, and targetingKey must be a text."
+        );
         return Err(refused(Kind::Malformed, "invalid_context", key, "INVALID_CONTEXT", detail).into());
     }
     Ok(context)
 }
 
-fn value_of(flag: &Flag, context: &Map<String, Value>, now: Timestamp) -> Result<OfrepValue, Refusal> {
+fn value_of(flag: &Flag, context: &Map<String, Value>, now: Timestamp, work: &mut Work) -> Result<OfrepValue, Refusal> {
     let key = &flag.key;
-    let missing = |e: crate::domains::flags::TargetingKeyMissing| {
-        refused(Kind::Malformed, "targeting_key_missing", Some(key), "TARGETING_KEY_MISSING", e.to_string())
+    let cannot = |e: CannotTell| {
+        let (code, error) = match e {
+            CannotTell::TargetingKeyMissing => ("targeting_key_missing", "TARGETING_KEY_MISSING"),
+            CannotTell::TooMuchWork => ("too_many_rules", "GENERAL"),
+        };
+        refused(Kind::Malformed, code, Some(key), error, e.to_string())
     };
-    let said = flag.evaluate(context, now).map_err(missing)?;
+    let said = flag.evaluate(context, now, work).map_err(cannot)?;
     Ok(OfrepValue {
         key: key.clone(),
         reason: said.reason,
@@ -92,16 +104,17 @@ pub async fn one(ctx: Context, Raw(body, _): Raw<OfrepRequest>) -> Result<Reply<
         let detail = "There is no flag of this name.";
         refused(Kind::NotFound, "not_found", Some(&shown), "FLAG_NOT_FOUND", detail)
     })?;
-    Ok(Reply::new(value_of(flag, &context, ctx.now())?))
+    Ok(Reply::new(value_of(flag, &context, ctx.now(), &mut Work::REQUEST.clone())?))
 }
 
 /// `POST /ofrep/v1/evaluate/flags`
 pub async fn bulk(ctx: Context, Raw(body, _): Raw<OfrepRequest>) -> Result<Reply<OfrepBulk>> {
     let context = context_in(&body, None)?;
     let (all, now) = (ctx.services().flags.all(ctx.tenant()?), ctx.now());
+    let mut work = Work::REQUEST;
     let flags: Vec<Value> = all
         .values()
-        .map(|flag| match value_of(flag, &context, now) {
+        .map(|flag| match value_of(flag, &context, now, &mut work) {
             Ok(value) => json!(value),
             Err(refusal) => Value::Object(refusal.extra.map(|extra| *extra).unwrap_or_default()),
         })

@@ -21,7 +21,7 @@ fn flag(definition: Value) -> Flag {
 }
 
 fn says(flag: &Flag, context: Value) -> (String, Reason) {
-    let said = flag.evaluate(context.as_object().unwrap(), NOW).unwrap();
+    let said = flag.evaluate(context.as_object().unwrap(), NOW, &mut Work::REQUEST.clone()).unwrap();
     (said.variant.to_owned(), said.reason)
 }
 
@@ -112,7 +112,7 @@ fn a_rollout_reaches_the_share_that_it_says_and_a_wider_one_loses_nobody() {
     }
     // Within four standard deviations.
     assert!((1_830..=2_170).contains(&counts[0]) && (3_770..=4_230).contains(&counts[1]), "{counts:?}");
-    assert_eq!(tenth.evaluate(&Map::new(), NOW), Err(TargetingKeyMissing));
+    assert_eq!(tenth.evaluate(&Map::new(), NOW, &mut Work::REQUEST.clone()), Err(CannotTell::TargetingKeyMissing));
     // A promise to everybody who compares two appliances.
     assert_eq!(tenth.bucket("user-1"), flag(json!({})).bucket("user-1"));
 }
@@ -153,4 +153,40 @@ fn what_cannot_be_is_named() {
     // Regular expressions are no part of the language: there is nothing that could run for ever.
     let regex = json!({ "attribute": "a", "is": "regex", "values": ["(a+)+$"] });
     assert!(serde_json::from_value::<Condition>(regex).is_err());
+}
+
+/// The patterns were bounded and the text that they are held against was not: one request could keep a thread busy for
+/// minutes.
+#[test]
+fn one_flag_at_its_limits_fits_into_a_request_and_many_together_end_it() {
+    let patterns: Vec<String> = (0..VALUES_MAX).map(|n| format!("{}{n}", "*a".repeat(120))).collect();
+    let other = json!({ "attribute": "text", "is": "not_in", "values": patterns });
+    let mut when = vec![other; CONDITIONS_MAX - 1];
+    when.push(json!({ "attribute": "text", "is": "matches", "values": patterns }));
+    let rule = json!({ "when": when, "serve": { "variant": "on" } });
+    let definition: Definition = serde_json::from_value(json!({
+        "variants": { "on": true, "off": false },
+        "off_variant": "off",
+        "rules": vec![rule; RULES_MAX],
+        "otherwise": { "variant": "off" },
+    }))
+    .unwrap();
+    let mut wrong = Vec::new();
+    definition.check(&mut wrong);
+    assert!(wrong.is_empty(), "{wrong:?}");
+    let flag = Flag { key: "all".to_owned(), definition, created_at: NOW, updated_at: NOW, updated_by: UserId::NIL };
+    let context = json!({ "text": "a".repeat(1_024) });
+    let context = context.as_object().unwrap();
+    let mut work = Work::REQUEST;
+    assert_eq!(flag.evaluate(context, NOW, &mut work).unwrap().variant, "off");
+    let mut asked = 1;
+    while flag.evaluate(context, NOW, &mut work).is_ok() {
+        asked += 1;
+        assert!(asked < 500, "a bulk of all flags is bounded");
+    }
+    assert_eq!(flag.evaluate(context, NOW, &mut work), Err(CannotTell::TooMuchWork));
+    let long = json!({ "text": "a".repeat(MATCHED_MAX + 1) });
+    let condition: Condition =
+        serde_json::from_value(json!({ "attribute": "text", "is": "matches", "values": ["*"] })).unwrap();
+    assert_eq!(condition.holds(long.as_object().unwrap(), &mut Work::REQUEST.clone()), Ok(false));
 }
