@@ -72,7 +72,9 @@ async fn over_the_limit_the_answer_says_how_far_and_a_removal_makes_room() -> Do
     ] {
         assert_eq!(problem[name], value, "{name} in {problem}");
     }
-    server.enroll("BR-1").await.map(drop).unwrap_or_default();
+    let own = enrollment_token(&server, tenant, Some("BR-1")).await?;
+    let again = server.client()?.post("/v1/auth/device", None, &enrollment("BR-1", Some(&own))).await?;
+    assert_eq!(again.status, 200, "a known device needs no other place: {}", body(&again));
     done(&server, &admin, "DELETE", "/v1/devices/BR-1", Value::Null).await?;
     server.enroll("BR-2").await?;
 
@@ -173,5 +175,108 @@ async fn a_feature_is_explained_by_the_word_that_decides() -> Done {
     let path = format!("/v1/tenants/{tenant}/entitlements");
     let slip = ask(&server, &admin, "PUT", &path, json!({ "quotas": { "seats": 1 } })).await?;
     assert_refused(&slip, 422, "invalid_request");
+    Ok(())
+}
+
+/// Whoever had one expired key got a new one however many were alive: the expired one gave up its place without anybody
+/// counting the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_key_makes_room_for_no_more_than_the_quota_allows() -> Done {
+    let server = Server::start().await?;
+    let tenant = first_tenant(&server).await?.to_string();
+    let key = |name: &str, days: u32| {
+        let until = server.clock.now().plus(days * crate::common::DAY).to_string();
+        json!({ "name": name, "scopes": ["devices:read"], "expires_at": until })
+    };
+    let admin = server.admin_token().await?;
+    for (name, days) in [("one", 30), ("two", 30), ("three", 30), ("four", 30), ("short", 1), ("brief", 1)] {
+        done(&server, &admin, "POST", "/v1/api-keys", key(name, days)).await?;
+    }
+    server.clock.advance(2 * crate::common::DAY);
+    let admin = server.admin_token().await?;
+    let keys = quota(&server, &admin, "api_keys").await?;
+    assert_eq!(keys["used"], 4, "those that are alive");
+    grant(&server, &tenant, json!({ "quotas": { "api_keys": 1 } })).await?;
+    let refused = ask(&server, &admin, "POST", "/v1/api-keys", key("more", 30)).await?;
+    assert_refused(&refused, 403, "quota_exceeded");
+    assert_eq!(body(&refused)["used"], 4);
+    grant(&server, &tenant, json!({ "quotas": { "api_keys": 5 } })).await?;
+    done(&server, &admin, "POST", "/v1/api-keys", key("fits", 30)).await?;
+    assert_refused(&ask(&server, &admin, "POST", "/v1/api-keys", key("more", 30)).await?, 403, "quota_exceeded");
+    assert_eq!(quota(&server, &admin, "api_keys").await?["used"], 5);
+    Ok(())
+}
+
+/// A company on trial kept its log for ever, because nobody had said otherwise, and its entitlements showed 0 days.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_says_how_long_the_log_is_kept_the_plan_does() -> Done {
+    let server = Server::start().await?;
+    let admin = server.admin_token().await?;
+    let new = |name: &str, more: Value| {
+        let mut wanted = json!({ "name": name, "plan": "trial" });
+        wanted.as_object_mut().into_iter().for_each(|w| w.extend(more.as_object().cloned().unwrap_or_default()));
+        wanted
+    };
+    let made = done(&server, &admin, "POST", "/v1/tenants", new("plain", json!({}))).await?;
+    assert_eq!(made["retention"], json!({ "audit_days": 90 }));
+    for (name, days) in [("ever", Value::Null), ("long", json!(91))] {
+        let wanted = new(name, json!({ "retention": { "audit_days": days } }));
+        assert_refused(&ask(&server, &admin, "POST", "/v1/tenants", wanted).await?, 403, "quota_exceeded");
+    }
+    let tenant = text(&made, "id").parse()?;
+    let theirs = text(&add_user(&server, tenant, "boss", "admin").await?, "access_token");
+    let days = quota(&server, &theirs, "audit_days").await?;
+    assert_eq!((&days["limit"], &days["used"], &days["remaining"]), (&json!(90), &json!(90), &json!(0)));
+    let own = quota(&server, &admin, "audit_days").await?;
+    assert_eq!((&own["limit"], &own["used"]), (&Value::Null, &json!(36_500)), "for ever");
+    Ok(())
+}
+
+/// The machine's limit was looked up in memory, which learns of a device after the commit: two companies in one batch
+/// both got the last place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_place_of_a_company_and_of_the_machine_goes_to_one_device() -> Done {
+    let server = Server::start_with(|c| c.devices.max = 3).await?;
+    let (one, other) = (first_tenant(&server).await?, new_tenant(&server, "other").await?);
+    grant(&server, &one.to_string(), json!({ "quotas": { "devices": 1 } })).await?;
+    let mut wanting = tokio::task::JoinSet::new();
+    let tickets = [enrollment_token(&server, one, None).await?, enrollment_token(&server, other, None).await?];
+    for n in 0..40 {
+        for (side, ticket) in tickets.iter().enumerate() {
+            let (mut client, wanted) = (server.client()?, enrollment(&format!("BR-{n}"), Some(ticket)));
+            wanting.spawn(async move {
+                client.post("/v1/auth/device", None, &wanted).await.map(|answer| (side, answer.status))
+            });
+        }
+    }
+    let mut got = [0, 0];
+    while let Some(done) = wanting.join_next().await {
+        let (side, status) = done??;
+        got[side] += usize::from((200..300).contains(&status));
+    }
+    assert!(got[0] <= 1 && got[0] + got[1] == 3, "{got:?}");
+    assert_eq!(server.app().services.devices.count(), 3);
+    let theirs = text(&add_user(&server, other, "boss", "admin").await?, "access_token");
+    let list = done(&server, &theirs, "GET", "/v1/devices", Value::Null).await?;
+    let path = format!("/v1/devices/{}", text(&list["data"][0], "device_id"));
+    done(&server, &theirs, "DELETE", &path, Value::Null).await?;
+    let late = |n: u32| enrollment(&format!("LATE-{n}"), Some(&tickets[1]));
+    assert!((200..300).contains(&server.client()?.post("/v1/auth/device", None, &late(0)).await?.status));
+    let full = server.client()?.post("/v1/auth/device", None, &late(1)).await?;
+    assert_eq!(full.status, 403, "a removal makes room for one");
+    let admin = server.admin_token().await?;
+    done(&server, &admin, "DELETE", &format!("/v1/tenants/{other}"), Value::Null).await?;
+    grant(&server, &one.to_string(), json!({ "quotas": { "devices": null } })).await?;
+    let ticket = enrollment_token(&server, one, None).await?;
+    let mut statuses = Vec::new();
+    for n in 0..4 {
+        let wanted = enrollment(&format!("NEW-{n}"), Some(&ticket));
+        statuses.push(server.client()?.post("/v1/auth/device", None, &wanted).await?.status < 300);
+    }
+    assert_eq!(
+        statuses.iter().filter(|s| **s).count(),
+        3 - got[0],
+        "a company that goes makes room for all of its own"
+    );
     Ok(())
 }

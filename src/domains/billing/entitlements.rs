@@ -6,18 +6,21 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Billing;
 use super::plans::Catalogue;
 use crate::domains::audit::{self, Action, NewEntry};
 use crate::domains::metering::{Span, day_at};
-use crate::domains::tenants::{self, Feature, Overrides, PlanTier, Purchase, Quota, QuotaPeriod};
+use crate::domains::tenants::{self, Feature, Overrides, PlanTier, Purchase, Quota, QuotaPeriod, Retention};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{TenantId, UserId};
 use crate::kernel::{Kind, Refusal, Result, Timestamp};
 use crate::store::tables::{API_KEYS, DEVICES, Key, QUOTA_USAGE, TEAMS, Table, USERS, trailing_number};
-use crate::store::{Snapshot, Tx};
+use crate::store::{Snapshot, Tx, codec};
+
+/// More days than any log is kept for; stands for one that is kept for ever.
+const AUDIT_DAYS_MAX: u64 = 36_500;
 
 /// Which word decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
@@ -140,7 +143,7 @@ pub struct EntitlementView {
     pub quota: Quota,
     /// The most that is allowed; null: no limit.
     pub limit: Option<u64>,
-    /// How much there is, or was used in this period.
+    /// How much there is, or was used in this period; of `audit_days` how long the log is kept (36500: for ever).
     pub used: u64,
     /// How much more is allowed; null: no limit.
     pub remaining: Option<u64>,
@@ -174,11 +177,23 @@ impl Billing {
     /// # Errors
     /// 403 `quota_exceeded` with the limit, what is used and the plan.
     pub fn admit(&self, tx: &mut Tx<'_>, tenant: TenantId, quota: Quota, wanted: u64) -> Result<Admitted> {
+        self.admit_beside(tx, tenant, quota, wanted, 0)
+    }
+
+    /// As [`Billing::admit`], where `freed` of what is counted ended by itself and is removed in the same transaction.
+    pub fn admit_beside(
+        &self,
+        tx: &mut Tx<'_>,
+        tenant: TenantId,
+        quota: Quota,
+        wanted: u64,
+        freed: u64,
+    ) -> Result<Admitted> {
         let now = self.inner.clock.now();
         // A company that is being made has no row yet; its first person always has a place.
         let purchase = tenants::load(tx, tenant)?.map(|row| row.purchase).unwrap_or_default();
         let (period, resets_at) = period_of(quota, now);
-        let used = used_in(tx, tenant, quota, period)?;
+        let used = used_in(tx, tenant, quota, period)?.saturating_sub(freed);
         self.decide(&purchase, quota, used, wanted, resets_at, now)?;
         Ok(Admitted { key: usage_key(tenant, quota, period), used: used.saturating_add(wanted) })
     }
@@ -208,21 +223,19 @@ impl Billing {
         Err(Refusal { extra: extra.as_object().cloned().map(Box::new), ..refusal }.into())
     }
 
-    /// Whether a company has no place left for one more of something.
-    pub fn is_full(&self, tx: &mut Tx<'_>, tenant: TenantId, quota: Quota) -> Result<bool> {
-        match self.admit(tx, tenant, quota, 1) {
-            Ok(_) => Ok(false),
-            Err(crate::kernel::Error::Refused(refusal)) if refusal.code == "quota_exceeded" => Ok(true),
-            Err(other) => Err(other),
-        }
-    }
-
     /// Refuses a setting beyond what was bought, such as days for which the log is kept.
     ///
     /// # Errors
     /// 403 `quota_exceeded`.
     pub fn check_setting(&self, purchase: &Purchase, quota: Quota, value: u64) -> Result<()> {
         self.decide(purchase, quota, 0, value, None, self.inner.clock.now())
+    }
+
+    /// How long a company's log is kept where nobody says: as long as what it bought allows.
+    pub fn retention_of(&self, purchase: &Purchase) -> Retention {
+        let most = self.limit(purchase, Quota::AuditDays, self.inner.clock.now()).most;
+        let days = most.filter(|days| *days <= AUDIT_DAYS_MAX).and_then(|days| u32::try_from(days).ok());
+        Retention { audit_days: days.map(|days| days.max(1)) }
     }
 
     /// Counts that something which exists is being removed, in the transaction that removes it: before its row goes.
@@ -262,9 +275,12 @@ impl Billing {
     /// Everything that a company may have, and what it uses of it.
     pub async fn entitlements(&self, tenant: TenantId) -> Result<Entitlements> {
         let now = self.inner.clock.now();
-        let purchase = self.inner.tenants.entry(tenant).ok_or_else(Refusal::not_found)?.tenant().purchase.clone();
+        let row = self.inner.tenants.entry(tenant).ok_or_else(Refusal::not_found)?.tenant();
+        let purchase = row.purchase.clone();
         let used = self.inner.store.read_with(move |snapshot| all_used(snapshot, tenant, now)).await?;
+        let kept = row.retention.audit_days.map_or(AUDIT_DAYS_MAX, u64::from);
         let view = |(quota, used): (Quota, u64)| {
+            let used = if quota == Quota::AuditDays { kept } else { used };
             let limit = self.limit(&purchase, quota, now);
             EntitlementView {
                 quota,
@@ -323,6 +339,22 @@ impl Billing {
     }
 }
 
+/// What says when a credential ends.
+#[derive(Deserialize)]
+struct Ends {
+    expires_at: Timestamp,
+}
+
+/// Credentials that are not alive any more and whose rows are still there.
+fn ended(snapshot: &Snapshot, tenant: TenantId, now: Timestamp) -> Result<u64> {
+    let mut ended = 0;
+    snapshot.visit_prefix(API_KEYS, &Key::new().bytes(tenant.to_bytes()), |_, row| {
+        ended += u64::from(codec::member_of::<Ends>(row).is_some_and(|ends| ends.expires_at <= now));
+        Ok(true)
+    })?;
+    Ok(ended)
+}
+
 fn all_used(snapshot: &Snapshot, tenant: TenantId, now: Timestamp) -> Result<Vec<(Quota, u64)>> {
     let mut out = Vec::with_capacity(Quota::ALL.len());
     for quota in Quota::ALL {
@@ -339,6 +371,10 @@ fn all_used(snapshot: &Snapshot, tenant: TenantId, now: Timestamp) -> Result<Vec
                 }
                 used
             }
+        };
+        let used = match quota {
+            Quota::ApiKeys => used.saturating_sub(ended(snapshot, tenant, now)?),
+            _ => used,
         };
         out.push((*quota, used));
     }

@@ -12,7 +12,10 @@ mod store;
 
 pub use index::DeviceEntry;
 pub use model::{AttestationLevel, BlockCause, Device, DeviceState, Paid, ProofMark, SensorsDeclared};
-pub use store::{Blocked, Tombstone, block, load, remove, save, take_tombstone, tombstone, unblock};
+pub use store::{
+    Blocked, Tombstone, block, enrolled, forget_tenant, load, note_enrolled, remove, save, take_tombstone, tombstone,
+    unblock,
+};
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{BlockCause, Device, DeviceState};
 use super::{Devices, Page};
+use crate::domains::tenants;
 use crate::kernel::ids::{DeviceId, TenantId};
 use crate::kernel::{Result, Timestamp};
 use crate::store::tables::{DEVICE_TOMBSTONES, DEVICES, Key};
@@ -53,6 +54,25 @@ impl Tombstone {
     }
 }
 
+/// In META: devices of all tenants together.
+const ENROLLED: &str = "devices_enrolled";
+
+/// How many devices are enrolled on the appliance, with those of this very batch.
+pub fn enrolled(tx: &mut Tx<'_>) -> Result<u64> {
+    tenants::population(tx, DEVICES, ENROLLED)
+}
+
+/// One more is being enrolled, where there were `before`: in the same transaction, before its row is written.
+pub fn note_enrolled(tx: &mut Tx<'_>, before: u64) -> Result<()> {
+    tenants::set_population(tx, ENROLLED, before.saturating_add(1))
+}
+
+/// A tenant is being deleted: its devices count no more. Before the tenant's row says so.
+pub fn forget_tenant(tx: &mut Tx<'_>, tenant: TenantId) -> Result<()> {
+    let left = enrolled(tx)?.saturating_sub(tenants::rows_in(tx, DEVICES, tenant)?);
+    tenants::set_population(tx, ENROLLED, left)
+}
+
 /// Removes a device's row and leaves its tombstone; the index forgets it after the commit.
 pub fn remove(tx: &mut Tx<'_>, registry: &Devices, device: &Device, now: Timestamp) -> Result<()> {
     let stone = Tombstone {
@@ -62,6 +82,8 @@ pub fn remove(tx: &mut Tx<'_>, registry: &Devices, device: &Device, now: Timesta
         state: device.state.clone(),
         removed_at: now,
     };
+    let left = enrolled(tx)?.saturating_sub(1);
+    tenants::set_population(tx, ENROLLED, left)?;
     tx.delete(DEVICES, key(device.tenant, &device.id))?;
     tx.put(DEVICE_TOMBSTONES, key(device.tenant, &device.id), &stone)?;
     registry.forget(tx, device);

@@ -15,6 +15,7 @@ use super::Iam;
 use super::api_key::{self, ApiKeyRow, Bound, KeyKind, PreviousSecret};
 use super::permission::{Permission, PermissionSet};
 use crate::domains::audit::{self, Action, NewEntry};
+use crate::domains::billing::Admitted;
 use crate::domains::tenants::Quota;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{ApiKeyId, DeviceId, TenantId, UserId};
@@ -154,21 +155,13 @@ impl Iam {
                     return Err(Refusal::invalid("/expires_at", detail).into());
                 }
                 this.check_scopes(tx, tenant, by, new.scopes)?;
-                let full = this.inner.billing.is_full(tx, tenant, Quota::ApiKeys)?;
-                let ended = room(tx, tenant, now, full)?;
-                let seat = match ended {
-                    // One that ended gives up its place.
-                    Some(_) => None,
-                    None => Some(this.inner.billing.admit(tx, tenant, Quota::ApiKeys, 1)?),
-                };
+                let (seat, ended) = this.key_seat(tx, tenant, now)?;
                 let prefix = free_prefix(&this.inner.random, |prefix| this.inner.api_keys.knows_prefix(prefix))?;
-                if let Some(ended) = ended {
+                for ended in &ended {
                     // Its end was its expiry, which the entry of its making names: there is nothing new to record.
-                    this.forget_key(tx, &ended)?;
+                    this.forget_key(tx, ended)?;
                 }
-                if let Some(seat) = seat {
-                    seat.note(tx)?;
-                }
+                seat.note(tx)?;
                 let (secret, hash) = api_key::new_secret(&this.inner.api_key_key, &this.inner.random);
                 let (kind, action) = match new.bound {
                     None => (KeyKind::Api, Action::ApiKeyCreated),
@@ -370,6 +363,25 @@ impl Iam {
         Err(forbidden(detail))
     }
 
+    /// A place for one more. Rows of expired credentials stay until a place is needed: then all of them are given up, and
+    /// these are they. What is alive is held against the quota in any case.
+    fn key_seat(&self, tx: &mut Tx<'_>, tenant: TenantId, now: Timestamp) -> Result<(Admitted, Vec<ApiKeyRow>)> {
+        let rows = tx.scan(API_KEYS, &Key::new().bytes(tenant.to_bytes()), PER_TENANT_MAX)?;
+        if rows.len() < PER_TENANT_MAX
+            && let Ok(seat) = self.inner.billing.admit(tx, tenant, Quota::ApiKeys, 1)
+        {
+            return Ok((seat, Vec::new()));
+        }
+        let decoded = rows.iter().map(|(_, bytes)| codec::decode::<ApiKeyRow>(bytes)).collect::<Result<Vec<_>>>()?;
+        let ended: Vec<ApiKeyRow> = decoded.into_iter().filter(|row| row.expires_at <= now).collect();
+        if ended.is_empty() && rows.len() >= PER_TENANT_MAX {
+            let detail = "The tenant has 1,000 living API keys and instance tokens. Revoke some that nobody uses.";
+            return Err(Refusal::new(Kind::Conflict, "too_many_keys", detail).into());
+        }
+        let seat = self.inner.billing.admit_beside(tx, tenant, Quota::ApiKeys, 1, ended.len() as u64)?;
+        Ok((seat, ended))
+    }
+
     fn save_key(&self, tx: &mut Tx<'_>, row: &ApiKeyRow) -> Result<()> {
         tx.put(API_KEYS, place(row.tenant, row.id), row)?;
         let (iam, row) = (self.clone(), row.clone());
@@ -438,27 +450,6 @@ fn load(tx: &mut Tx<'_>, tenant: TenantId, kind: KeyKind, id: ApiKeyId) -> Resul
 
 fn text_of(row: &ApiKeyRow, secret: &str) -> Zeroizing<String> {
     Zeroizing::new(format!("{}{}.{secret}", row.kind.prefix(), row.prefix))
-}
-
-/// Makes sure that one more fits. Rows of expired credentials stay until their place is needed: then the one that ended
-/// first is given up, and this is it.
-fn room(tx: &mut Tx<'_>, tenant: TenantId, now: Timestamp, full: bool) -> Result<Option<ApiKeyRow>> {
-    let rows = tx.scan(API_KEYS, &Key::new().bytes(tenant.to_bytes()), PER_TENANT_MAX)?;
-    if rows.len() < PER_TENANT_MAX && !full {
-        return Ok(None);
-    }
-    let mut first: Option<ApiKeyRow> = None;
-    for (_, bytes) in &rows {
-        let row: ApiKeyRow = codec::decode(bytes)?;
-        if row.expires_at <= now && first.as_ref().is_none_or(|f| row.expires_at < f.expires_at) {
-            first = Some(row);
-        }
-    }
-    if first.is_none() && rows.len() >= PER_TENANT_MAX {
-        let detail = "The tenant has 1,000 living API keys and instance tokens. Revoke some that nobody uses.";
-        return Err(Refusal::new(Kind::Conflict, "too_many_keys", detail).into());
-    }
-    Ok(first)
 }
 
 fn free_prefix(random: &Random, taken: impl Fn(&str) -> bool) -> Result<String> {

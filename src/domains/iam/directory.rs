@@ -83,11 +83,6 @@ impl Directory {
         self.users.pin().get(&user).cloned()
     }
 
-    /// People of all tenants.
-    pub fn len(&self) -> usize {
-        self.users.len()
-    }
-
     fn permissions(&self, tenant: TenantId, facts: &Facts) -> PermissionSet {
         let roles = self.roles.pin();
         let start =

@@ -134,7 +134,7 @@ impl Iam {
             if !enough {
                 return Err(attestation::required().into());
             }
-            if inner.devices.count() >= inner.settings.devices_max {
+            if devices::enrolled(tx)? >= inner.settings.devices_max as u64 {
                 let detail = "The appliance has reached its number of devices (devices.max).";
                 return Err(Refusal::new(Kind::Forbidden, "device_limit_reached", detail).into());
             }
@@ -163,6 +163,8 @@ impl Iam {
         right.spend(tx)?;
         if let Some(place) = place {
             place.note(tx)?;
+            let before = devices::enrolled(tx)?;
+            devices::note_enrolled(tx, before)?;
         }
         let mut device = match known {
             Some(device) => {

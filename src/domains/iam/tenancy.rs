@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::Iam;
 use super::links::{OneTimeLink, Purpose};
 use super::permission::{Role, RoleName};
-use super::users::NewUser;
+use super::users::{self, NewUser};
 use crate::crypto::Secret;
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
+use crate::domains::devices;
 use crate::domains::killswitch::{CloseReason, Outgoing};
 use crate::domains::tenants::{
     self, AttestationPolicy, EnrollmentPolicy, PlanTier, Purchase, Quota, Retention, Tenant, TenantState, Tenants,
@@ -33,8 +34,8 @@ pub struct NewTenant {
     pub attestation: AttestationPolicy,
     /// BCP 47 tag.
     pub locale: String,
-    /// How long data is kept.
-    pub retention: Retention,
+    /// How long data is kept; `None`: as long as its plan allows.
+    pub retention: Option<Retention>,
     /// What it has bought.
     pub plan: PlanTier,
     /// Who administers it; `None`: nobody yet.
@@ -174,17 +175,16 @@ impl Iam {
                 }
                 tenants::check_room(tx)?;
                 tenants::check_name(tx, &new.name, None)?;
+                let purchase = Purchase { plan: new.plan, ..Purchase::default() };
                 let tenant = Tenant {
                     enrollment: new.enrollment,
                     attestation: new.attestation,
                     locale: new.locale.clone(),
-                    retention: new.retention,
-                    purchase: Purchase { plan: new.plan, ..Purchase::default() },
+                    retention: new.retention.unwrap_or_else(|| this.inner.billing.retention_of(&purchase)),
+                    purchase,
                     ..Tenant::new(TenantId::generate(now, &this.inner.random), new.name.clone(), now)
                 };
-                if new.retention != Retention::default() {
-                    this.check_retention(&tenant)?;
-                }
+                this.check_retention(&tenant)?;
                 // Refuses a name that is taken, and so comes before everything that writes.
                 let admin = match &new.admin {
                     Some(admin) => Some(this.first_administrator(tx, tenant.id, admin, hash.clone(), by, &origin)?),
@@ -307,6 +307,8 @@ impl Iam {
             .write(move |tx| {
                 let mut tenant = tenants::load(tx, id)?.ok_or_else(Refusal::not_found)?;
                 check_not_own(tx, id, own)?;
+                devices::forget_tenant(tx, id)?;
+                users::forget_tenant(tx, id)?;
                 tenant.state = TenantState::Deleted { at: this.inner.clock.now(), purged: false };
                 tenants::save(tx, Some(&this.inner.tenants), &tenant)?;
                 this.note_tenant(tx, &tenant, Action::TenantDeleted, "deleted", by, &origin)?;

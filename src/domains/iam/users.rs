@@ -18,7 +18,7 @@ use super::{Iam, names, password_policy, setup, teams};
 use crate::crypto::{Secret, password, sha256};
 use crate::domains::audit::{self, Action, NewEntry};
 use crate::domains::billing::Admitted;
-use crate::domains::tenants::Quota;
+use crate::domains::tenants::{self, Quota};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{TenantId, UserId};
 use crate::kernel::{Error, Kind, Refusal, Result, Timestamp};
@@ -27,7 +27,28 @@ use crate::store::tables::{Key, PASSKEY_OWNERS, SECOND_FACTORS, USER_NAMES, USER
 use crate::store::{Tx, codec};
 
 /// People on the appliance: each has a place in memory.
-const PEOPLE_MAX: usize = 100_000;
+const PEOPLE_MAX: u64 = 100_000;
+/// In META: people of all tenants together.
+const PEOPLE: &str = "people";
+
+/// A place for one more person, in the company and on the appliance.
+struct Seat {
+    place: Admitted,
+    people: u64,
+}
+
+impl Seat {
+    fn note(self, tx: &mut Tx<'_>) -> Result<()> {
+        self.place.note(tx)?;
+        tenants::set_population(tx, PEOPLE, self.people.saturating_add(1))
+    }
+}
+
+/// A tenant is being deleted: its people count no more. Before the tenant's row says so.
+pub(super) fn forget_tenant(tx: &mut Tx<'_>, tenant: TenantId) -> Result<()> {
+    let left = tenants::population(tx, USERS, PEOPLE)?.saturating_sub(tenants::rows_in(tx, USERS, tenant)?);
+    tenants::set_population(tx, PEOPLE, left)
+}
 
 /// A person to be.
 #[derive(Clone, Debug)]
@@ -216,17 +237,18 @@ impl Iam {
         Ok(user)
     }
 
-    fn check_new(&self, tx: &mut Tx<'_>, tenant: TenantId, new: &NewUser) -> Result<Admitted> {
+    fn check_new(&self, tx: &mut Tx<'_>, tenant: TenantId, new: &NewUser) -> Result<Seat> {
         names::check(&new.username, names::USER_NAME_MAX).map_err(|e| Refusal::invalid("/username", e))?;
         if tx.get_raw(USER_NAMES, Key::new().text(&new.username.to_lowercase()))?.is_some() {
             let detail = "A user of this name exists on the appliance. Choose another name.";
             return Err(Refusal::new(Kind::Conflict, "username_taken", detail).into());
         }
-        if self.inner.directory.len() >= PEOPLE_MAX {
+        let people = tenants::population(tx, USERS, PEOPLE)?;
+        if people >= PEOPLE_MAX {
             let detail = format!("The appliance has {PEOPLE_MAX} users, which is all it takes. Remove some first.");
             return Err(Refusal::new(Kind::Conflict, "too_many_users", detail).into());
         }
-        self.inner.billing.admit(tx, tenant, Quota::Users, 1)
+        Ok(Seat { place: self.inner.billing.admit(tx, tenant, Quota::Users, 1)?, people })
     }
 
     fn new_user(&self, tenant: TenantId, new: &NewUser, password: Option<String>) -> User {
@@ -434,6 +456,8 @@ impl Iam {
         links::void(tx, &mut user)?;
         tx.delete(USER_NAMES, Key::new().text(&user.username.to_lowercase()))?;
         self.inner.billing.release(tx, tenant, Quota::Users)?;
+        let left = tenants::population(tx, USERS, PEOPLE)?.saturating_sub(1);
+        tenants::set_population(tx, PEOPLE, left)?;
         tx.delete(USERS, user_key(tenant, target))?;
         let iam = self.clone();
         tx.after_commit(move || iam.inner.directory.remove(target));

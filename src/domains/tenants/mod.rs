@@ -11,7 +11,10 @@ mod store;
 pub use index::TenantEntry;
 pub use model::{AttestationPolicy, EnrollmentPolicy, KillSwitchEngaged, Retention, Tenant, TenantState};
 pub use plan::{Feature, Licence, Limits, Overrides, PlanTier, Purchase, Quota, QuotaPeriod};
-pub use store::{check_name, check_room, first, going, load, mark_purged, save, set_first, with_audit_retention};
+pub use store::{
+    check_name, check_room, first, going, load, mark_purged, population, rows_in, save, set_first, set_population,
+    with_audit_retention,
+};
 
 use std::sync::Arc;
 

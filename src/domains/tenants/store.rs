@@ -1,12 +1,13 @@
 //! Tenant rows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Tenants;
 use super::model::{Tenant, TenantState};
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Kind, Refusal, Result, Timestamp};
-use crate::store::tables::{Key, META, TENANTS};
+use crate::store::tables::{Key, META, TENANTS, Table, trailing_number};
 use crate::store::{Snapshot, Tx, codec};
 
 pub(super) fn key(id: TenantId) -> Key {
@@ -77,6 +78,44 @@ pub fn check_room(tx: &mut Tx<'_>) -> Result<()> {
     }
     let detail = "The appliance has had 10000 tenants and takes no more.";
     Err(Refusal::new(Kind::Conflict, "tenant_limit_reached", detail).into())
+}
+
+/// How many rows a table holds whose keys begin with the tenant, of all living tenants together, as this transaction
+/// sees it: what the index in memory says comes after the commit, and two changes of one batch would not see each other.
+/// The first look counts; from then on whoever makes or removes a row keeps the number by [`set_population`].
+pub fn population(tx: &mut Tx<'_>, table: Table, name: &str) -> Result<u64> {
+    if let Some(known) = tx.get_raw(META, Key::new().text(name))?.as_deref().and_then(trailing_number) {
+        return Ok(known);
+    }
+    let mut counts: BTreeMap<TenantId, u64> = BTreeMap::new();
+    tx.visit(table, &Key::new(), |row, _| {
+        if let Some(tenant) = id_of(row) {
+            *counts.entry(tenant).or_default() += 1;
+        }
+        Ok(true)
+    })?;
+    let mut sum = 0;
+    for (tenant, count) in counts {
+        if tx.get::<Tenant>(TENANTS, key(tenant))?.is_some_and(|row| !row.is_deleted()) {
+            sum += count;
+        }
+    }
+    Ok(sum)
+}
+
+/// Keeps the number of [`population`].
+pub fn set_population(tx: &mut Tx<'_>, name: &str, rows: u64) -> Result<()> {
+    tx.put_raw(META, Key::new().text(name), &rows.to_be_bytes())
+}
+
+/// How many rows of a table are this tenant's; looks at all of them.
+pub fn rows_in(tx: &mut Tx<'_>, table: Table, tenant: TenantId) -> Result<u64> {
+    let mut rows = 0;
+    tx.visit(table, &key(tenant), |_, _| {
+        rows += 1;
+        Ok(true)
+    })?;
+    Ok(rows)
 }
 
 /// Remembers that every row of a deleted tenant is gone.

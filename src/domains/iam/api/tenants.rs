@@ -122,7 +122,7 @@ pub struct TenantRequest {
     #[serde(default)]
     #[schema(min_length = 2, max_length = 35, pattern = "^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$", example = "de-CH")]
     locale: Option<String>,
-    /// How long data is kept; for ever when absent.
+    /// How long data is kept; as long as the plan allows when absent.
     #[serde(default)]
     retention: Option<Retention>,
     /// `paid` when absent.
@@ -276,7 +276,7 @@ pub async fn create(ctx: Context, Json(request): Json<TenantRequest>) -> Result<
         enrollment: request.enrollment.unwrap_or_default(),
         attestation: request.attestation.unwrap_or_default(),
         locale: request.locale.unwrap_or_else(|| Tenant::DEFAULT_LOCALE.to_owned()),
-        retention: request.retention.unwrap_or_default(),
+        retention: request.retention,
         plan: request.plan.unwrap_or(PlanTier::Paid),
         admin: request.admin.map(|a| NewAdmin { username: a.username, password: a.password }),
     };
