@@ -10,13 +10,17 @@ use crate::domains::devices::{self, Device};
 use crate::domains::tenants;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, TenantId, UserId};
-use crate::kernel::{Error, Kind, Refusal, Result, Timestamp, limits};
-use crate::store::tables::{BILLING_EVENT_LOG, BILLING_EVENTS, Key, META, SUBSCRIPTIONS, trailing_number};
+use crate::kernel::{Kind, Refusal, Result, Timestamp, limits};
+use crate::store::tables::{
+    BILLING_EVENT_LOG, BILLING_EVENTS, BILLING_WAITING, Key, META, SUBSCRIPTIONS, trailing_number,
+};
 use crate::store::{Row, Snapshot, Tx};
 
 /// Subscriptions of devices that nobody has enrolled. Whoever can sign events could else fill the disk with names.
 const WAITING_MAX: u64 = 100_000;
 const WAITING: &str = "billing_waiting";
+/// Events that wait for one device.
+const WAITING_OF_ONE_MAX: usize = 256;
 const LAST_NUMBER: &str = "billing_event";
 
 /// How the gateway proved that an event is its own.
@@ -115,16 +119,23 @@ impl Billing {
                 let detail = "The provider sent another event under this id before; nothing was changed.";
                 return Err(Refusal::new(Kind::Conflict, "event_conflict", detail).into());
             }
-            let subscription = known.ok_or_else(|| Error::internal("an event without its subscription"))?;
+            // Of a company that was deleted since only the event itself may be left.
+            let subscription = known.unwrap_or(Subscription { tenant: first.tenant, word: first.word });
             return Ok(Taken { subscription, waiting: false });
         }
         let mut device = self.device_of(tx, word, known.as_ref().and_then(|k| k.tenant))?;
         let tenant = device.as_ref().map(|d| d.tenant).or_else(|| known.as_ref().and_then(|k| k.tenant));
+        let too_many = || {
+            let detail = "Too many subscriptions wait for devices that nobody has enrolled. Send it again later.";
+            Refusal::new(Kind::Unavailable, "too_many_waiting", detail).retry_after_s(3_600)
+        };
+        if tenant.is_none() && tx.scan(BILLING_WAITING, &place, WAITING_OF_ONE_MAX)?.len() >= WAITING_OF_ONE_MAX {
+            return Err(too_many().into());
+        }
         if known.is_none() && tenant.is_none() {
             let waiting = tx.get_raw(META, Key::new().text(WAITING))?.as_deref().and_then(trailing_number);
             if waiting.unwrap_or(0) >= WAITING_MAX {
-                let detail = "Too many subscriptions wait for devices that nobody has enrolled. Send it again later.";
-                return Err(Refusal::new(Kind::Unavailable, "too_many_waiting", detail).retry_after_s(3_600).into());
+                return Err(too_many().into());
             }
             count_waiting(tx, |n| n + 1)?;
         }
@@ -146,6 +157,9 @@ impl Billing {
         };
         let by_id = event_key(&word.provider, &word.event_id);
         tx.put_raw(BILLING_EVENT_LOG, log_key(tenant, number), by_id.as_ref())?;
+        if tenant.is_none() {
+            tx.put_raw(BILLING_WAITING, place.clone().number(number), by_id.as_ref())?;
+        }
         tx.put(BILLING_EVENTS, by_id, &event)?;
         let subscription = match known {
             Some(known) if !wins => known,
@@ -227,12 +241,22 @@ impl Billing {
         }
         tx.put(SUBSCRIPTIONS, &place, &found)?;
         count_waiting(tx, |n| n.saturating_sub(1))?;
-        let by_id = event_key(&found.word.provider, &found.word.event_id);
-        if let Some(mut event) = tx.get::<Event>(BILLING_EVENTS, &by_id)? {
+        let applied = event_key(&found.word.provider, &found.word.event_id);
+        // The one that counts is named here, too: a data file from before others were noted holds it alone.
+        let mut all = vec![applied.as_ref().to_vec()];
+        for (waiting, by_id) in tx.scan(BILLING_WAITING, &place, WAITING_OF_ONE_MAX)? {
+            tx.delete(BILLING_WAITING, waiting)?;
+            if by_id != applied.as_ref() {
+                all.push(by_id);
+            }
+        }
+        for by_id in all {
+            let Some(mut event) = tx.get::<Event>(BILLING_EVENTS, &by_id)? else { continue };
+            let counts = by_id == applied.as_ref();
             tx.delete(BILLING_EVENT_LOG, log_key(None, event.number))?;
-            tx.put_raw(BILLING_EVENT_LOG, log_key(found.tenant, event.number), by_id.as_ref())?;
+            tx.put_raw(BILLING_EVENT_LOG, log_key(found.tenant, event.number), &by_id)?;
             event.tenant = found.tenant;
-            event.result = EventResult::Applied;
+            event.result = if counts { EventResult::Applied } else { EventResult::Overtaken };
             event.processed_at = self.inner.clock.now();
             tx.put(BILLING_EVENTS, &by_id, &event)?;
         }
