@@ -116,6 +116,11 @@ impl DeviceSocket {
         if self.entry().is_removed() {
             return vec![close(CloseReason::LoggedOut)];
         }
+        // So may its trial have ended.
+        let acts = check_acting(&self.gate.services, &self.caller, self.gate.clock.now());
+        if matches!(&acts, Err(Error::Refused(refusal)) if refusal.kind == Kind::PaymentRequired) {
+            self.mode = Mode::Paywall;
+        }
         let killswitch = &self.gate.services.killswitch;
         let mut out = Vec::new();
         let mode = if self.mode == Mode::Full { "full" } else { "commands_only" };

@@ -80,7 +80,14 @@ impl KillSwitch {
         }
         audit::append(tx, device.tenant, now, &self.random, &entry)?;
         let (hub, no, seq) = (Arc::clone(&self.hub), device.no, view.seq);
-        tx.after_commit(move || hub.send(no, Outgoing::Command { seq, frame }));
+        // A blocked device kept its socket although it must pay; what releases it ends that.
+        let must_go = new.action == Action::Unlock && device.told_to_pay;
+        tx.after_commit(move || {
+            hub.send(no, Outgoing::Command { seq, frame });
+            if must_go {
+                hub.send(no, Outgoing::Close(CloseReason::Paywall));
+            }
+        });
         Ok(view)
     }
 
