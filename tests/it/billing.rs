@@ -1,5 +1,6 @@
 //! Who pays and who must: the gateway's events, the paywall of a device, the plans.
 
+mod clocks;
 pub mod gateway;
 mod licence;
 mod paywall;

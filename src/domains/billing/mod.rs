@@ -187,3 +187,6 @@ fn read_catalogue(settings: &Settings) -> Result<Catalogue> {
     let text = std::fs::read_to_string(path).map_err(|e| said(format!("cannot be read: {e}")))?;
     Catalogue::with(&text).map_err(|e| said(e.to_string()))
 }
+
+#[cfg(test)]
+mod tests;
