@@ -74,7 +74,7 @@ async fn over_the_limit_the_answer_says_how_far_and_a_removal_makes_room() -> Do
     }
     let own = enrollment_token(&server, tenant, Some("BR-1")).await?;
     let again = server.client()?.post("/v1/auth/device", None, &enrollment("BR-1", Some(&own))).await?;
-    assert_eq!(again.status, 200, "a known device needs no other place: {}", body(&again));
+    assert!(again.status < 300, "a known device needs no other place: {}", body(&again));
     done(&server, &admin, "DELETE", "/v1/devices/BR-1", Value::Null).await?;
     server.enroll("BR-2").await?;
 
@@ -239,6 +239,7 @@ async fn the_last_place_of_a_company_and_of_the_machine_goes_to_one_device() -> 
     let server = Server::start_with(|c| c.devices.max = 3).await?;
     let (one, other) = (first_tenant(&server).await?, new_tenant(&server, "other").await?);
     grant(&server, &one.to_string(), json!({ "quotas": { "devices": 1 } })).await?;
+    let theirs = text(&add_user(&server, other, "boss", "admin").await?, "access_token");
     let mut wanting = tokio::task::JoinSet::new();
     let tickets = [enrollment_token(&server, one, None).await?, enrollment_token(&server, other, None).await?];
     for n in 0..40 {
@@ -256,7 +257,6 @@ async fn the_last_place_of_a_company_and_of_the_machine_goes_to_one_device() -> 
     }
     assert!(got[0] <= 1 && got[0] + got[1] == 3, "{got:?}");
     assert_eq!(server.app().services.devices.count(), 3);
-    let theirs = text(&add_user(&server, other, "boss", "admin").await?, "access_token");
     let list = done(&server, &theirs, "GET", "/v1/devices", Value::Null).await?;
     let path = format!("/v1/devices/{}", text(&list["data"][0], "device_id"));
     done(&server, &theirs, "DELETE", &path, Value::Null).await?;

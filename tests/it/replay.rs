@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::common::{DAY, Done, audited};
 use crate::heartbeat::refresh;
 
-fn replayed(server: &Server, signal: &str, policy: &Policy) -> Option<Replayed> {
+pub(crate) fn replayed(server: &Server, signal: &str, policy: &Policy) -> Option<Replayed> {
     let store = Store::look(&server.config().paths.data).unwrap_or_else(|e| panic!("{e}"));
     let tenants: Vec<_> = Tenants::rebuild(store.clone()).unwrap().entries().iter().map(|t| t.id).collect();
     signals::replay(&store.read().unwrap(), &tenants, signal.parse().unwrap(), policy).unwrap()

@@ -147,6 +147,7 @@ async fn a_clock_that_goes_backwards_makes_no_trial_longer() -> Done {
     assert!(!sees_over(&server), "five days are used up");
     server.clock.advance(2 * DAY + Duration::from_secs(1));
     assert!(eventually(|| sees_over(&server)).await, "and two more");
+    tokio::time::sleep(Duration::from_millis(600)).await;
     server.restart().await?;
     assert!(sees_over(&server), "a restart forgets nothing of it");
     drop(phone);
