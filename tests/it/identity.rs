@@ -342,3 +342,32 @@ async fn a_stop_writes_down_what_anonymous_callers_have_used() -> Done {
     server.stop().await;
     Ok(())
 }
+
+/// Malware that could use a device's key and a token for it enrolled the device again with `"sensors": []`: it owed no
+/// motion from then on, and its baseline and all evidence were set aside with the sensors.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enrolling_again_may_add_a_sensor_and_never_takes_one_away() -> Done {
+    let server = Server::start().await?;
+    let tenant = first_tenant(&server).await?;
+    for (sensors, expected) in [
+        (json!(["accelerometer"]), (true, false)),
+        (json!([]), (true, false)),
+        (json!(["gyroscope"]), (true, true)),
+        (json!([]), (true, true)),
+    ] {
+        let bound = enrollment_token(&server, tenant, Some("BR-1")).await?;
+        let mut wanted = enrollment("BR-1", Some(&bound));
+        wanted["sensors"] = sensors.clone();
+        assert_eq!(enroll_with(&server, None, &wanted).await?.status, 201);
+        let entry = server.app().services.devices.entry(tenant, &"BR-1".parse()?);
+        let has = entry.map(|e| e.device().sensors).map(|s| (s.accelerometer, s.gyroscope));
+        assert_eq!(has, Some(expected), "after {sensors}");
+    }
+    let device = "BR-1".parse()?;
+    let log = server.app().services.audit.list(tenant, Some(device), None, 200).await?;
+    let reasons: Vec<&str> = log.entries.iter().filter_map(|e| e.decision_reason.as_deref()).collect();
+    let said = |what: &str| reasons.iter().filter(|r| r.contains(what)).count();
+    assert_eq!(said("left out a sensor that it still has to send, the accelerometer"), 3, "{reasons:?}");
+    assert_eq!(said("it has a sensor more, the gyroscope"), 1, "{reasons:?}");
+    Ok(())
+}

@@ -166,9 +166,11 @@ impl Iam {
             let before = devices::enrolled(tx)?;
             devices::note_enrolled(tx, before)?;
         }
+        let mut how = right.how;
         let mut device = match known {
             Some(device) => {
                 self.end_session_of(tx, &device, EndCause::Replaced)?;
+                how.push_str(&change_of_sensors(device.sensors, wanted.sensors));
                 updated(device, wanted, now)
             }
             None => {
@@ -191,7 +193,7 @@ impl Iam {
         let row = self.open_session(tx, device.tenant, device.owner, Some(&device), proof, origin)?;
         device.session = Some(row.id);
         devices::save(tx, &inner.devices, &device)?;
-        let entry = NewEntry::new(action, origin).user(right.owner).device(&device.id).reason(right.how);
+        let entry = NewEntry::new(action, origin).user(right.owner).device(&device.id).reason(how);
         audit::append(tx, device.tenant, now, &inner.random, &entry)?;
         Ok(Outcome::In(Box::new((row, device))))
     }
@@ -407,17 +409,38 @@ fn registered(
     }
 }
 
-/// A known device that came again: block, trial and owner stand; its key changes only if it brought one.
+/// A known device that came again: block, trial and owner stand; its key changes only if it brought one, and a sensor that
+/// it once declared it has for good: whoever can enroll it again must not be able to stop it being watched by that.
 fn updated(device: Device, wanted: &Enrollment, now: Timestamp) -> Device {
     Device {
         name: wanted.device_name.clone(),
         platform: wanted.platform.clone(),
         os_version: wanted.os_version.clone(),
-        sensors: wanted.sensors,
+        sensors: SensorsDeclared {
+            accelerometer: device.sensors.accelerometer || wanted.sensors.accelerometer,
+            gyroscope: device.sensors.gyroscope || wanted.sensors.gyroscope,
+        },
         public_key: wanted.public_key.clone().or_else(|| device.public_key.clone()),
         enrolled_at: now,
         ..device
     }
+}
+
+/// What the audit log says of sensors that a device declares otherwise than before; empty where it does not.
+fn change_of_sensors(before: SensorsDeclared, wanted: SensorsDeclared) -> String {
+    let mut said = String::new();
+    for (name, had, has) in [
+        ("accelerometer", before.accelerometer, wanted.accelerometer),
+        ("gyroscope", before.gyroscope, wanted.gyroscope),
+    ] {
+        said.push_str(match (had, has) {
+            (false, true) => "; it has a sensor more, the ",
+            (true, false) => "; it left out a sensor that it still has to send, the ",
+            _ => continue,
+        });
+        said.push_str(name);
+    }
+    said
 }
 
 fn refused() -> Error {
