@@ -6,6 +6,7 @@
 //! Nothing is ever unpacked, so nothing can explode.
 
 mod csv;
+mod json;
 mod misp;
 mod stix;
 mod text;
@@ -192,8 +193,6 @@ pub struct Parsed {
 
 const SAMPLES_MAX: usize = 5;
 const SAMPLE_CHARS_MAX: usize = 80;
-/// Documents of JSON are held in memory several times over.
-const JSON_BYTES_MAX: usize = 64 << 20;
 
 /// What the readers of the formats put their findings into.
 struct Collector<'r> {
@@ -289,17 +288,6 @@ fn is_compressed(bytes: &[u8]) -> bool {
     [&b"PK\x03\x04"[..], b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"]
         .iter()
         .any(|magic| bytes.starts_with(magic))
-}
-
-/// A document of JSON as a type; what is wrong is said without a part of it.
-fn json<'t, T: serde::Deserialize<'t>>(text: &'t str, format: &'static str) -> Result<T, BadFeed> {
-    if text.len() > JSON_BYTES_MAX {
-        return Err(BadFeed::Form { format, why: format!("it has more than {} MiB.", JSON_BYTES_MAX >> 20) });
-    }
-    serde_json::from_str(text).map_err(|e| BadFeed::Form {
-        format,
-        why: format!("something is wrong at line {}, column {}.", e.line(), e.column()),
-    })
 }
 
 #[cfg(test)]

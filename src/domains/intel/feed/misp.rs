@@ -3,40 +3,12 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde::de::MapAccess;
 
-use super::{BadFeed, Collector, Kind, json};
+use super::json::{self, Items, Members, Object, Objects};
+use super::{BadFeed, Collector, Kind};
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Document<'t> {
-    #[serde(borrow)]
-    One(Holder<'t>),
-    Many(Vec<Holder<'t>>),
-    Export {
-        #[serde(borrow)]
-        response: Vec<Holder<'t>>,
-    },
-}
-
-#[derive(Deserialize)]
-struct Holder<'t> {
-    #[serde(rename = "Event", borrow)]
-    event: Event<'t>,
-}
-
-#[derive(Deserialize)]
-struct Event<'t> {
-    #[serde(rename = "Attribute", default, borrow)]
-    attributes: Vec<Attribute<'t>>,
-    #[serde(rename = "Object", default, borrow)]
-    objects: Vec<Object<'t>>,
-}
-
-#[derive(Deserialize)]
-struct Object<'t> {
-    #[serde(rename = "Attribute", default, borrow)]
-    attributes: Vec<Attribute<'t>>,
-}
+const FORMAT: &str = "a MISP event";
 
 #[derive(Deserialize)]
 struct Attribute<'t> {
@@ -54,16 +26,82 @@ const fn yes() -> bool {
     true
 }
 
-pub(super) fn read(text: &str, out: &mut Collector<'_>) -> Result<(), BadFeed> {
-    let holders = match json::<Document<'_>>(text, "a MISP event")? {
-        Document::One(one) => vec![one],
-        Document::Many(many) | Document::Export { response: many } => many,
-    };
-    for holder in holders {
-        let of_objects = holder.event.objects.into_iter().flat_map(|o| o.attributes);
-        for attribute in holder.event.attributes.into_iter().chain(of_objects) {
-            take(&attribute, out)?;
+/// What is read so far.
+struct Reader<'c, 'r> {
+    out: &'c mut Collector<'r>,
+    events: u64,
+    /// Why it ended before its end.
+    bad: Option<BadFeed>,
+}
+
+impl Reader<'_, '_> {
+    /// Says whether it goes on.
+    fn attribute(&mut self, attribute: &Attribute<'_>) -> bool {
+        self.bad = take(attribute, self.out).err();
+        self.bad.is_none()
+    }
+}
+
+/// `{"Event": ...}`, or `{"response": [{"Event": ...}]}`.
+struct Document<'d, 'c, 'r>(&'d mut Reader<'c, 'r>);
+/// What stands under `Event`: attributes, and objects that have some.
+struct Event<'d, 'c, 'r>(&'d mut Reader<'c, 'r>);
+/// Attributes that belong together.
+struct Group<'d, 'c, 'r>(&'d mut Reader<'c, 'r>);
+
+impl<'t> Members<'t> for Document<'_, '_, '_> {
+    fn member<A: MapAccess<'t>>(&mut self, name: &str, object: &mut A) -> Result<bool, A::Error> {
+        match name {
+            "Event" => {
+                self.0.events += 1;
+                object.next_value_seed(Object(&mut Event(self.0))).map(|()| true)
+            }
+            "response" => object.next_value_seed(Objects(&mut Holder(self.0))).map(|()| true),
+            _ => Ok(false),
         }
+    }
+}
+
+/// One of several events.
+struct Holder<'d, 'c, 'r>(&'d mut Reader<'c, 'r>);
+
+impl<'t> Members<'t> for Holder<'_, '_, '_> {
+    fn member<A: MapAccess<'t>>(&mut self, name: &str, object: &mut A) -> Result<bool, A::Error> {
+        if name == "Event" { Document(self.0).member(name, object) } else { Ok(false) }
+    }
+}
+
+impl<'t> Members<'t> for Event<'_, '_, '_> {
+    fn member<A: MapAccess<'t>>(&mut self, name: &str, object: &mut A) -> Result<bool, A::Error> {
+        match name {
+            "Object" => object.next_value_seed(Objects(&mut Group(self.0))).map(|()| true),
+            _ => Group(self.0).member(name, object),
+        }
+    }
+}
+
+impl<'t> Members<'t> for Group<'_, '_, '_> {
+    fn member<A: MapAccess<'t>>(&mut self, name: &str, object: &mut A) -> Result<bool, A::Error> {
+        if name != "Attribute" {
+            return Ok(false);
+        }
+        object.next_value_seed(Items::new(|attribute: Attribute<'t>| self.0.attribute(&attribute))).map(|()| true)
+    }
+}
+
+pub(super) fn read(text: &str, out: &mut Collector<'_>) -> Result<(), BadFeed> {
+    let mut reader = Reader { out, events: 0, bad: None };
+    let done = if text.trim_start().starts_with('[') {
+        json::read(text, FORMAT, Objects(&mut Holder(&mut reader)))
+    } else {
+        json::read(text, FORMAT, Object(&mut Document(&mut reader)))
+    };
+    if let Some(bad) = reader.bad {
+        return Err(bad);
+    }
+    done?;
+    if reader.events == 0 {
+        return Err(BadFeed::Form { format: FORMAT, why: "there is no event in it.".to_owned() });
     }
     Ok(())
 }

@@ -4,16 +4,12 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde::de::MapAccess;
 
-use super::{BadFeed, Collector, Confidence, Kind, Timestamp, json};
+use super::json::{self, Items, Members};
+use super::{BadFeed, Collector, Confidence, Kind, Timestamp};
 
-#[derive(Deserialize)]
-struct Bundle<'t> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'t, str>,
-    #[serde(default, borrow)]
-    objects: Vec<Object<'t>>,
-}
+const FORMAT: &str = "a STIX bundle";
 
 #[derive(Deserialize)]
 struct Object<'t> {
@@ -39,36 +35,71 @@ pub(super) fn looks_like(text: &str) -> bool {
     text.get(..end).is_some_and(|head| head.contains("\"bundle\"") || head.contains("bundle--"))
 }
 
-pub(super) fn read(text: &str, out: &mut Collector<'_>) -> Result<(), BadFeed> {
-    let bundle: Bundle<'_> = json(text, "a STIX bundle")?;
-    if bundle.kind != "bundle" {
-        return Err(BadFeed::Form { format: "a STIX bundle", why: "its type is not bundle.".to_owned() });
-    }
-    for object in bundle.objects.iter().filter(|o| o.kind == "indicator") {
-        let Some(pattern) = object.pattern.as_deref() else {
-            out.reject("an indicator without a pattern");
-            continue;
-        };
-        let other_language = object.pattern_type.as_deref().is_some_and(|t| t != "stix");
-        if object.revoked || other_language || pattern.len() > PATTERN_BYTES_MAX {
-            out.ignore();
-            continue;
+/// A bundle, and what is read of it so far.
+struct Bundle<'c, 'r> {
+    out: &'c mut Collector<'r>,
+    is_bundle: bool,
+    /// Why it ended before its end.
+    bad: Option<BadFeed>,
+}
+
+impl<'t> Members<'t> for Bundle<'_, '_> {
+    fn member<A: MapAccess<'t>>(&mut self, name: &str, object: &mut A) -> Result<bool, A::Error> {
+        match name {
+            "type" => self.is_bundle = object.next_value::<Cow<'t, str>>()? == "bundle",
+            "objects" => {
+                let objects = Items::new(|object: Object<'t>| {
+                    self.bad = take(&object, self.out).err();
+                    self.bad.is_none()
+                });
+                object.next_value_seed(objects)?;
+            }
+            _ => return Ok(false),
         }
-        let confidence = object.confidence.map(Confidence::new);
-        let ends = object.valid_until.as_deref().and_then(|t| t.parse::<Timestamp>().ok());
-        match comparisons(pattern) {
-            Ok(found) if found.iter().all(|(kind, _)| kind.is_none()) => out.ignore(),
-            Ok(found) => {
-                for (kind, value) in &found {
-                    match kind {
-                        Some(kind) => out.take(*kind, value, confidence, ends)?,
-                        None => out.ignore(),
-                    }
+        Ok(true)
+    }
+}
+
+pub(super) fn read(text: &str, out: &mut Collector<'_>) -> Result<(), BadFeed> {
+    let mut bundle = Bundle { out, is_bundle: false, bad: None };
+    let done = json::read(text, FORMAT, json::Object(&mut bundle));
+    if let Some(bad) = bundle.bad {
+        return Err(bad);
+    }
+    done?;
+    if !bundle.is_bundle {
+        return Err(BadFeed::Form { format: FORMAT, why: "its type is not bundle.".to_owned() });
+    }
+    Ok(())
+}
+
+fn take(object: &Object<'_>, out: &mut Collector<'_>) -> Result<(), BadFeed> {
+    if object.kind != "indicator" {
+        return Ok(());
+    }
+    let Some(pattern) = object.pattern.as_deref() else {
+        out.reject("an indicator without a pattern");
+        return Ok(());
+    };
+    let other_language = object.pattern_type.as_deref().is_some_and(|t| t != "stix");
+    if object.revoked || other_language || pattern.len() > PATTERN_BYTES_MAX {
+        out.ignore();
+        return Ok(());
+    }
+    let confidence = object.confidence.map(Confidence::new);
+    let ends = object.valid_until.as_deref().and_then(|t| t.parse::<Timestamp>().ok());
+    match comparisons(pattern) {
+        Ok(found) if found.iter().all(|(kind, _)| kind.is_none()) => out.ignore(),
+        Ok(found) => {
+            for (kind, value) in &found {
+                match kind {
+                    Some(kind) => out.take(*kind, value, confidence, ends)?,
+                    None => out.ignore(),
                 }
             }
-            Err(Pattern::Broken) => out.reject(pattern),
-            Err(Pattern::Together) => out.ignore(),
         }
+        Err(Pattern::Broken) => out.reject(pattern),
+        Err(Pattern::Together) => out.ignore(),
     }
     Ok(())
 }

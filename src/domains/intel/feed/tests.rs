@@ -36,7 +36,7 @@ fn each_maker_is_understood_without_being_named() {
         ),
         (
             "a hosts file",
-            "127.0.0.1 localhost\n0.0.0.0 evil.example worse.example\n",
+            "127.0.0.1 localhost\n127.0.0.1 local\n::1 ip6-localhost ip6-loopback\n127.0.0.1 localhost.localdomain\n0.0.0.0 evil.example worse.example\n",
             "domain evil.example, domain worse.example",
         ),
         (
@@ -73,6 +73,11 @@ fn each_maker_is_understood_without_being_named() {
             "a MISP export",
             r#"{"response":[{"Event":{"Attribute":[{"type":"hostname","value":"a.evil.example"}]}}]}"#,
             "domain a.evil.example",
+        ),
+        (
+            "a list of MISP events",
+            r#" [{"Event":{"info":[1,{"a":2}],"Attribute":[{"type":"hostname","value":"a.evil.example"}]}},{"Event":{"Attribute":[{"type":"md5","value":"d41d8cd98f00b204e9800998ecf8427e","Galaxy":[]}]}}]"#,
+            "domain a.evil.example, file_hash d41d8cd98f00b204e9800998ecf8427e",
         ),
         (
             "STIX",
@@ -122,6 +127,15 @@ fn what_is_broken_hostile_or_packed_is_refused_as_a_whole() {
         ("an error page", b"<html>\n<body>not found</body>\n</html>\n".to_vec(), "no indicators"),
         ("JSON of another kind", br#"{"hello":1}"#.to_vec(), "MISP event"),
         ("deep nesting", vec![b'['; 100_000], "MISP event"),
+        ("no event", b"[]".to_vec(), "no event"),
+        ("a list of numbers", b"[1,1,1]".to_vec(), "column 2"),
+        ("numbers in the place of events", br#"{"response":[1,1,1]}"#.to_vec(), "column 14"),
+        ("numbers in the place of objects", br#"{"type":"bundle","objects":[1,1,1]}"#.to_vec(), "column 29"),
+        (
+            "a top level in an event",
+            br#"{"Event":{"Attribute":[{"type":"domain","value":"com"}]}}"#.to_vec(),
+            "large part",
+        ),
     ] {
         let refused = parse(&bytes, &reading()).unwrap_err().to_string();
         assert!(refused.contains(expected), "{about}: {refused}");
@@ -141,6 +155,21 @@ fn a_feed_of_ten_million_lines_ends_at_the_limit() {
     assert_eq!(parse(lines.as_bytes(), &bounded), Err(BadFeed::TooMany { max: 100_000 }));
     let remarks = "#\n".repeat(10_000_000);
     assert_eq!(parse(remarks.as_bytes(), &bounded).unwrap().pile.counts().total(), 0);
+}
+
+/// That a list of numbers is no list of events was found out when all of it stood in memory as a tree: 64 MiB of `[1,1,1`
+/// took a gigabyte. What is read as it comes ends where it is wrong, whatever follows.
+#[test]
+fn a_document_of_json_is_read_as_it_comes() {
+    let cut_off = |start: &str| parse(start.as_bytes(), &Reading { indicators_max: 1, ..reading() });
+    let event = r#"{"Event":{"Object":[{},{"Attribute":[{"type":"md5","value":"d41d8cd98f00b204e9800998ecf8427e"},{"type":"domain","value":"a.example"},"#;
+    let bundle = r#"{"type":"bundle","objects":[{"type":"x"},{"type":"indicator","pattern":"[domain-name:value='a.example' OR domain-name:value='b.example']"},"#;
+    for start in [event.to_owned(), format!(r#"[{event}"#), format!(r#"{{"response":[{event}"#), bundle.to_owned()] {
+        assert_eq!(cut_off(&start), Err(BadFeed::TooMany { max: 1 }), "{start}");
+    }
+    let numbers = format!("[{}", "1,".repeat(1 << 20));
+    let refused = parse(numbers.as_bytes(), &reading()).unwrap_err().to_string();
+    assert!(refused.contains("line 1, column 2"), "{refused}");
 }
 
 #[test]

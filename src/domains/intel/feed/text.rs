@@ -16,9 +16,8 @@ pub(super) fn read(text: &str, out: &mut Collector<'_>) -> Result<(), BadFeed> {
         }
         match hosts_of(line) {
             Some(names) => {
-                for name in
-                    names.filter(|name| !matches!(*name, "localhost" | "localhost.localdomain" | "broadcasthost"))
-                {
+                // Names of the machine itself, such as `localhost` or `ip6-localhost`, have one label.
+                for name in names.filter(|name| name.contains('.') && *name != "localhost.localdomain") {
                     out.take(Kind::Domain, name, None, None)?;
                 }
             }
