@@ -77,6 +77,7 @@ tables! {
     /// tenant, device id, 0 -> attestation key of the device's TPM, its chip and the chip's counters.
     TPM_KEYS = "tpm_keys", Key;
     /// tenant, SHA-256 of an attested key or of a TPM's endorsement key in base64url, 0 -> raw device id.
+    /// tenant, the same hash, 0, device id, 0 -> nothing: each device that proved itself by the attested key.
     ATTESTED_KEYS = "attested_keys", Key;
     /// tenant, root's id, 0 -> root of trust that the tenant added, or bundled one that it distrusts.
     TRUST_ROOTS = "trust_roots", Key;

@@ -41,6 +41,9 @@ pub fn forget(tx: &mut Tx<'_>, tenant: TenantId, device: &DeviceId) -> Result<()
         for key in state.key.iter().chain(&of_app) {
             release_key(tx, tenant, device, key)?;
         }
+        if let Some(key) = &state.key {
+            tx.delete(ATTESTED_KEYS, key_place(tenant, key).text(device.as_str()))?;
+        }
     }
     tx.delete(ATTESTATION_STATES, device_key(tenant, device))?;
     tpm::forget(tx, tenant, device)?;
@@ -234,6 +237,12 @@ impl Attestation {
             for old in state.key.iter().chain(of_app.iter().filter(|_| replaced)).filter(|old| !stays(old)) {
                 release_key(tx, tenant, id, old)?;
             }
+            if let Some(old) = &state.key {
+                tx.delete(ATTESTED_KEYS, key_place(tenant, old).text(id.as_str()))?;
+            }
+            if let Some(key) = &key {
+                tx.put_raw(ATTESTED_KEYS, key_place(tenant, key).text(id.as_str()), &[])?;
+            }
             state.key_changed = state.key.is_some();
             state.key_since = Some(now);
         }
@@ -406,22 +415,23 @@ fn view_of(
     })
 }
 
-/// The tenant's other devices on which the attested key of this one was proven, too, with that key's hash. Looks at all
-/// of them: for a person who investigates.
-pub fn sharing_key(snapshot: &Snapshot, tenant: TenantId, id: &DeviceId) -> Result<Vec<(String, DeviceId)>> {
+/// The tenant's other devices on which the attested key of this one was proven, too, with that key's hash; at most
+/// `limit` of them.
+pub fn sharing_key(
+    snapshot: &Snapshot,
+    tenant: TenantId,
+    id: &DeviceId,
+    limit: usize,
+) -> Result<Vec<(String, DeviceId)>> {
     let state: Option<StateRow> = snapshot.get(ATTESTATION_STATES, device_key(tenant, id))?;
     let Some(key) = state.and_then(|state| state.key) else { return Ok(Vec::new()) };
-    let prefix = Key::new().bytes(tenant.to_bytes());
+    let prefix = key_place(tenant, &key);
     let mut found = Vec::new();
-    snapshot.visit_prefix(ATTESTATION_STATES, &prefix, |row, value| {
-        let name = row.get(16..).and_then(|name| name.strip_suffix(b"\0"));
+    snapshot.visit_prefix(ATTESTED_KEYS, &prefix, |row, _| {
+        let name = row.get(prefix.as_ref().len()..).and_then(|name| name.strip_suffix(b"\0"));
         let other = name.and_then(|name| std::str::from_utf8(name).ok()?.parse::<DeviceId>().ok());
-        if let Some(other) = other.filter(|other| other != id)
-            && codec::decode::<StateRow>(value)?.key.as_ref() == Some(&key)
-        {
-            found.push((key.clone(), other));
-        }
-        Ok(true)
+        found.extend(other.filter(|other| other != id).map(|other| (key.clone(), other)));
+        Ok(found.len() < limit)
     })?;
     Ok(found)
 }

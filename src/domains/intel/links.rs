@@ -87,7 +87,7 @@ impl Intel {
                 let value = shown.clone().unwrap_or_default();
                 links.entry(other.id.clone()).or_default().push(Shared { by: "enrolled_key", value });
             }
-            for (key, other) in attestation::sharing_key(snapshot, tenant, &id)? {
+            for (key, other) in attestation::sharing_key(snapshot, tenant, &id, LINKS_MAX)? {
                 links.entry(other).or_default().push(Shared { by: "attestation_key", value: key });
             }
             for (seen, value, _) in history(snapshot, tenant, &id)? {
