@@ -84,6 +84,7 @@ fn filled(folder: &Folder) -> Result<(Intel, Store), Fault> {
         let settings = Settings {
             stale_after: Duration::from_secs(7 * 86_400),
             indicators_max: 10_000_000,
+            tenant_indicators_max: 10_000_000,
             critical: Confidence::new(90),
         };
         Intel::rebuild(store.clone(), Tenants::rebuild(store.clone())?, Clock::System, Random::System, settings)

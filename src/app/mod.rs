@@ -225,6 +225,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         intel::Settings {
             stale_after: config.intel.stale,
             indicators_max: config.intel.indicators_max,
+            tenant_indicators_max: config.intel.tenant_indicators_max,
             critical: Confidence::new(config.intel.critical_confidence),
         },
     )?;

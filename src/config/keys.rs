@@ -284,6 +284,8 @@ pub static KEYS: &[Key] = &[
         "How sure (percent) a threat feed must be for a match to lock the device at once."),
     integer("intel.indicators_max", ("5000000", 1, 50_000_000), |c, n| c.intel.indicators_max = n.into(),
         "Indicators of all threat feeds together, about 21 bytes of memory each."),
+    integer("intel.tenant_indicators_max", ("1000000", 1, 50_000_000), |c, n| c.intel.tenant_indicators_max = n.into(),
+        "Indicators of one tenant's own threat feeds together."),
     integer("intel.feed_mib", ("256", 1, 2_048), |c, n| c.intel.feed_bytes = mib(n),
         "Size of one threat feed that is read from a file or fetched."),
     integer("heartbeat.next_ms", ("5000", 250, 600_000), |c, n| c.heartbeat.next = ms(n),

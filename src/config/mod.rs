@@ -283,6 +283,8 @@ pub struct Intel {
     pub critical_confidence: u8,
     /// Of all feeds together.
     pub indicators_max: u64,
+    /// Of one tenant's own feeds.
+    pub tenant_indicators_max: u64,
     /// Of one feed.
     pub feed_bytes: usize,
 }
@@ -476,6 +478,7 @@ impl Config {
                 stale: none,
                 critical_confidence: 0,
                 indicators_max: 0,
+                tenant_indicators_max: 0,
                 feed_bytes: 0,
             },
             heartbeat: Heartbeat { next: none },

@@ -131,7 +131,7 @@ tables! {
     DECISION_STATES = "decision_states", Key;
     /// tenant, name, 0 -> threat feed; the appliance's own stand under the id of zeros.
     INTEL_FEEDS = "intel_feeds", Key;
-    /// tenant, device id, 0, kind byte, value, 0 -> when a device was seen with a value. Under the byte ff: raw, how many.
+    /// tenant, device id, 0, kind byte, value, 0 -> when a device was seen with a value. Under fd and fe: which make room.
     SIGHTINGS = "sightings", Key;
     /// tenant, kind byte, value, 0, device id, 0 -> nothing: the devices that were seen with it.
     SIGHTED_BY = "sighted_by", Key;

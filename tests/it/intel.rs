@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use blockremote::client::Response;
-use blockremote::domains::intel::{Asker, Confidence, Format, NewFeed, Scope};
+use blockremote::domains::intel::{Asker, Confidence, FeedName, Format, Intel, NewFeed, Scope};
 use blockremote::kernel::context::Origin;
 use blockremote::kernel::ids::TenantId;
+use blockremote::store::tables::{INTEL_BLOCKS, Key};
 use blockremote::testkit::{Fault, Server, text};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 use crate::cli::binary::Place;
 use crate::common::{DAY, Done, add_user, assert_refused, body, first_tenant, second_tenant};
@@ -18,9 +17,13 @@ use crate::people::{ask, done};
 
 /// A feed of one domain, made behind the gate.
 pub async fn feed(server: &Server, tenant: TenantId, name: &str) -> Done {
+    Ok(import(server.app().services.intel.clone(), tenant, name.parse()?).await?)
+}
+
+async fn import(intel: Intel, tenant: TenantId, name: FeedName) -> blockremote::kernel::Result<()> {
     let new = NewFeed {
         scope: Scope::Tenant(tenant),
-        name: name.parse()?,
+        name,
         source: "a test".to_owned(),
         format: Format::Text,
         kind: None,
@@ -30,8 +33,7 @@ pub async fn feed(server: &Server, tenant: TenantId, name: &str) -> Done {
         may_be_empty: false,
     };
     let asker = Asker { by: None, log: tenant, origin: Origin::cli() };
-    server.app().services.intel.import(new, b"made.example\n".to_vec(), asker).await?;
-    Ok(())
+    intel.import(new, b"made.example\n".to_vec(), asker).await.map(drop)
 }
 
 pub async fn put(server: &Server, token: &str, name: &str, request: Value) -> Result<Response, Fault> {
@@ -115,12 +117,16 @@ async fn silence_counts_only_from_a_fresh_feed_that_knows_the_kind() -> Done {
     put(&server, &admin, "short", json!({ "content": "brief.example\n", "lifetime_days": 1 })).await?.success()?;
     assert_eq!(said("brief.example").await?, "listed");
     server.clock.advance(DAY);
-    assert_eq!(said("brief.example").await?, "clean", "its time is over");
+    assert_eq!(said("brief.example").await?, "unknown", "its time is over, and with it all that its feed knows");
+    let view = done(&server, &admin, "GET", "/v1/intel/feeds/short", Value::Null).await?;
+    assert_eq!(text(&view, "state"), "stale", "{view}");
+    done(&server, &admin, "DELETE", "/v1/intel/feeds/short", Value::Null).await?;
+    assert_eq!(said("brief.example").await?, "clean");
 
     server.restart().await?;
     let again = server.admin_token().await?;
     assert_eq!(text(&verdict(&server, &again, "domain", "www.evil.example").await?, "verdict"), "listed");
-    assert_eq!(server.app().services.intel.feeds(first_tenant(&server).await?).len(), 4);
+    assert_eq!(server.app().services.intel.feeds(first_tenant(&server).await?).len(), 3);
     Ok(())
 }
 
@@ -185,6 +191,90 @@ async fn a_tenants_feeds_are_its_own_and_the_appliances_are_everybodys() -> Done
     assert_eq!(said(admin.clone(), "mine.example").await?, "clean");
     let page = done(&server, &admin, "GET", "/v1/intel/feeds?limit=1", Value::Null).await?;
     assert_eq!(page["next_cursor"], Value::Null);
+    Ok(())
+}
+
+/// The room for indicators was one pool: a tenant that filled it made everybody's imports fail, the appliance's, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_tenant_takes_the_room_of_all_others() -> Done {
+    let server = Server::start_with(|c| (c.intel.indicators_max, c.intel.tenant_indicators_max) = (250, 100)).await?;
+    let admin = server.admin_token().await?;
+    let neighbour = second_tenant(&server).await?;
+    let theirs = text(&add_user(&server, neighbour, "neighbour", "admin").await?, "access_token");
+    let of = |n: usize| json!({ "content": (0..n).map(|i| format!("host-{i}.example\n")).collect::<String>() });
+    put(&server, &theirs, "one", of(60)).await?.success()?;
+    assert_refused(&put(&server, &theirs, "two", of(41)).await?, 422, "feed_refused");
+    put(&server, &theirs, "two", of(40)).await?.success()?;
+    put(&server, &theirs, "one", of(60)).await?.success()?;
+    put(&server, &admin, "own", of(100)).await?.success()?;
+    let mut all = of(51);
+    all["scope"] = json!("global");
+    assert_refused(&put(&server, &admin, "all", all.clone()).await?, 422, "feed_refused");
+    all["content"] = json!("bad.example\n".repeat(50));
+    put(&server, &admin, "all", all).await?.success()?;
+    Ok(())
+}
+
+/// Each import waited for the one before with its eight megabytes in its hands, and nobody counted them.
+#[tokio::test]
+async fn imports_beyond_those_that_may_wait_are_told_to_come_again() -> Done {
+    let server = Server::start().await?;
+    let tenant = first_tenant(&server).await?;
+    let mut all = tokio::task::JoinSet::new();
+    for i in 0..12 {
+        all.spawn(import(server.app().services.intel.clone(), tenant, format!("feed-{i}").parse()?));
+    }
+    let all = all.join_all().await;
+    let refused: Vec<String> = all.into_iter().filter_map(|done| done.err().map(|e| e.to_string())).collect();
+    assert_eq!(refused.len(), 4, "{refused:?}");
+    assert!(refused.iter().all(|why| why.contains("Too many feeds")), "{refused:?}");
+    assert_eq!(server.app().services.intel.feeds(tenant).len(), 8);
+    feed(&server, tenant, "later").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_shows_the_surest_and_says_that_there_are_more() -> Done {
+    let server = Server::start().await?;
+    let admin = server.admin_token().await?;
+    let nets: String = (24..=128).map(|p| format!("2a00:db8::/{p},{}\n", p - 24)).collect();
+    put(&server, &admin, "nets", json!({ "content": format!("network,confidence\n{nets}") })).await?.success()?;
+    let said = verdict(&server, &admin, "address", "2a00:db8::").await?;
+    let matches = said["matches"].as_array().unwrap();
+    assert_eq!((matches.len(), &said["more_matches"]), (64, &json!(true)));
+    assert!(matches[0]["confidence"] == 100 && matches[63]["confidence"] == 41, "{said}");
+    let said = verdict(&server, &admin, "address", "2a00:db8:1::").await?;
+    assert_eq!(said["more_matches"], false, "{said}");
+    Ok(())
+}
+
+/// A power cut in the middle of an import leaves blocks that no feed names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_cut_off_import_left_behind_is_removed_at_the_next_start() -> Done {
+    let mut server = Server::start().await?;
+    let admin = server.admin_token().await?;
+    put(&server, &admin, "one", json!({ "content": "evil.example\n" })).await?.success()?;
+    let tenant = first_tenant(&server).await?;
+    let left = move |tx: &mut blockremote::store::Tx<'_>| {
+        for number in 0..20 {
+            let key = Key::new().bytes(tenant.to_bytes()).number(900).number(number);
+            tx.put_raw(INTEL_BLOCKS, key, b"half a block")?;
+        }
+        Ok(())
+    };
+    server.app().services.store.write(left).await?;
+    let blocks = |server: &Server| {
+        let mut count = 0;
+        server.app().services.store.read().unwrap().visit(INTEL_BLOCKS, &[], None, |_, _| {
+            count += 1;
+            Ok(true)
+        })?;
+        Ok::<u32, Fault>(count)
+    };
+    assert_eq!(blocks(&server)?, 21);
+    server.restart().await?;
+    assert!(blockremote::testkit::eventually(|| blocks(&server).is_ok_and(|count| count == 1)).await);
+    let admin = server.admin_token().await?;
+    assert_eq!(text(&verdict(&server, &admin, "domain", "evil.example").await?, "verdict"), "listed");
     Ok(())
 }
 
@@ -270,60 +360,5 @@ async fn an_operator_takes_feeds_in_on_a_stopped_and_on_a_running_appliance() ->
     place.ends(&["intel", "remove", "list"], 0);
     place.ends(&["intel", "remove", "list"], 1);
     assert_eq!(running.terminate().1, Some(0));
-    Ok(())
-}
-
-/// A server of feeds that answers everybody the same.
-async fn serve(answer: String) -> Result<(u16, tokio::task::JoinHandle<()>), Fault> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let port = listener.local_addr()?.port();
-    let task = tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut request = [0; 4_096];
-            let _ = stream.read(&mut request).await;
-            let _ = stream.write_all(answer.as_bytes()).await;
-        }
-    });
-    Ok((port, task))
-}
-
-fn http(status: &str, headers: &str, content: &str) -> String {
-    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{content}", content.len())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn feeds_are_fetched_from_where_the_operator_says_and_a_bad_download_takes_nothing_away() -> Done {
-    let (good, _first) = serve(http("200 OK", "", "evil.example\n")).await?;
-    let (moved, _second) = serve(http("302 Found", "location: http://169.254.169.254/\r\n", "")).await?;
-    let (large, _third) = serve(http("200 OK", "", &"a".repeat(3 << 20))).await?;
-    let (packed, _fourth) = serve(http("200 OK", "content-encoding: gzip\r\n", "x")).await?;
-    let (empty, _fifth) = serve(http("200 OK", "", "# gone\n")).await?;
-    let mut server = Server::start().await?;
-    let list = server.folder().join("sources.toml");
-    let feed = |name: &str, port: u16| {
-        format!("[[feed]]\nname = \"{name}\"\nurl = \"http://127.0.0.1:{port}/list\"\nevery_hours = 1\n")
-    };
-    let sources = [("good", good), ("moved", moved), ("large", large), ("packed", packed)].map(|(n, p)| feed(n, p));
-    std::fs::write(&list, sources.concat())?;
-    let named = list.clone();
-    server
-        .restart_with(move |c| {
-            c.intel.sources = Some(named);
-            c.intel.feed_bytes = 1 << 20;
-        })
-        .await?;
-    let known = |server: &Server| server.app().services.intel.feeds_of(Scope::Global).len();
-    assert!(blockremote::testkit::eventually(|| known(&server) == 1).await, "the good one and no other");
-    let tenant = first_tenant(&server).await?;
-    assert!(server.app().services.intel.domain(tenant, "evil.example").surest().is_some());
-    // An hour later its server has lost its content.
-    std::fs::write(&list, feed("good", empty))?;
-    server.clock.advance(Duration::from_secs(3_700));
-    server.restart().await?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(server.app().services.intel.domain(tenant, "evil.example").surest().is_some(), "it still counts");
-    std::fs::write(&list, "[[feed]]\nname = \"x\"\nurl = \"gopher://a/\"\n")?;
-    let refused = server.restart().await.err().map(|e| e.to_string()).unwrap_or_default();
-    assert!(refused.contains("intel.sources") && refused.contains("gopher") | refused.contains("scheme"), "{refused}");
     Ok(())
 }

@@ -4,11 +4,14 @@
 
 use blockremote::client::socket::Event;
 use blockremote::client::{frame::Action, frame::Incoming};
-use blockremote::store::tables::{SIGHTED_BY, SIGHTINGS};
+use blockremote::domains::attestation::RootKind;
+use blockremote::store::tables::{INTEL_FEEDS, SIGHTED_BY, SIGHTINGS};
+use blockremote::testkit::hardware::{AndroidState, Maker};
 use blockremote::testkit::{Device, Fault, Server, text};
 use serde_json::{Value, json};
 
-use crate::common::{Done, audited, body, first_tenant};
+use crate::common::{DAY, Done, audited, body, first_tenant};
+use crate::hardware::{Phone, new_key, trust};
 use crate::intel::put;
 use crate::people::done;
 
@@ -185,11 +188,72 @@ async fn devices_that_share_what_is_seldom_shared_are_linked() -> Done {
     Ok(())
 }
 
-/// What devices were seen with goes with them, and no device fills the disk.
+/// A list that nobody trusted named a domain, and that was written down; then a sure one named it, and the look into the
+/// past left out whatever had been written down before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_devices_history_is_bounded_and_ends_with_it() -> Done {
-    let server = Server::start_with(|c| c.heartbeat.next = std::time::Duration::from_secs(5)).await?;
+async fn what_an_unsure_feed_reported_a_surer_one_reports_again() -> Done {
+    let server = Server::start().await?;
     let admin = server.admin_token().await?;
+    let list = |confidence: u8| json!({ "content": "evil.example\n", "confidence": confidence });
+    put(&server, &admin, "unsure", list(30)).await?.success()?;
+    let mut device = server.enroll("BR-1").await?;
+    device.beat(&naming(&device, &[], &["evil.example"])).await?.success()?;
+    assert_eq!(audited(&server, "BR-1").await?.iter().filter(|a| *a == "intel_matched").count(), 1);
+    done(&server, &admin, "DELETE", "/v1/intel/feeds/unsure", Value::Null).await?;
+    put(&server, &admin, "sure", list(95)).await?.success()?;
+    let reports = hunted(&server, &admin, 1).await?;
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    let find = &reports[0]["finds"][0];
+    assert_eq!((&find["device_id"], &find["confidence"]), (&json!("BR-1"), &json!(95)));
+    // The same once more is no news; the same feed, surer, is.
+    put(&server, &admin, "sure", list(95)).await?.success()?;
+    put(&server, &admin, "sure", list(99)).await?.success()?;
+    let reports = hunted(&server, &admin, 2).await?;
+    assert_eq!((reports.len(), &reports[0]["finds"][0]["confidence"]), (2, &json!(99)), "{reports:?}");
+    Ok(())
+}
+
+/// A restart, or an error of the data file, between an import and the end of its look into the past ended that for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_into_the_past_that_was_cut_off_is_taken_up_at_the_next_start_and_only_then() -> Done {
+    let mut server = Server::start().await?;
+    let mut device = server.enroll("BR-1").await?;
+    device.beat(&naming(&device, &[], &["made.example"])).await?.success()?;
+    // Taken in, and there the power went.
+    crate::intel::feed(&server, first_tenant(&server).await?, "cut-off").await?;
+    let admin = server.admin_token().await?;
+    assert!(hunts(&server, &admin).await?.is_empty());
+    for _ in 0..2 {
+        server.restart().await?;
+        let admin = server.admin_token().await?;
+        let reports = hunted(&server, &admin, 1).await?;
+        assert_eq!(reports.len(), 1, "{reports:?}");
+    }
+    let feeds = || {
+        let mut hunted = Vec::new();
+        server.app().services.store.read()?.visit(INTEL_FEEDS, &[], None, |_, row| {
+            let row: Value = serde_json::from_slice(row.get(1..).unwrap_or_default()).unwrap_or_default();
+            hunted.push(row["hunted"] == row["generation"]);
+            Ok(true)
+        })?;
+        Ok::<Vec<bool>, Fault>(hunted)
+    };
+    assert_eq!(feeds()?, [true]);
+    Ok(())
+}
+
+/// 63 heartbeats of 32 names made up threw everything out that a device had ever been seen with, its packages first, and
+/// what stood in the memory of things written lately was not written again for hours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_names_flushes_names_only_and_no_device_fills_the_disk() -> Done {
+    let server = Server::start_with(|c| {
+        c.heartbeat.next = std::time::Duration::from_secs(5);
+        c.tokens.access_ttl = 60 * DAY;
+        c.billing.paywall = blockremote::config::Paywall::Off;
+    })
+    .await?;
+    let admin = server.admin_token().await?;
+    put(&server, &admin, "names", json!({ "content": "evil.example\n" })).await?.success()?;
     let mut device = server.enroll("BR-1").await?;
     let rows = |table| {
         let mut count = 0;
@@ -199,18 +263,102 @@ async fn a_devices_history_is_bounded_and_ends_with_it() -> Done {
         })?;
         Ok::<usize, Fault>(count)
     };
-    for round in 0..90 {
+    let beat = naming(&device, &["com.example.spy"], &["evil.example", "first.example"]);
+    device.beat(&beat).await?.success()?;
+    assert_eq!(rows(SIGHTED_BY)?, 4, "with the address that it came from");
+    for round in 0..64 {
+        if round % 16 == 0 {
+            server.clock.advance(DAY);
+        }
         let names: Vec<String> = (0..40).map(|i| format!("host-{round}-{i}.example")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         device.beat(&naming(&device, &[], &names)).await?.success()?;
         if round == 0 {
-            assert_eq!(rows(SIGHTED_BY)?, 32, "so many of one heartbeat");
+            assert_eq!(rows(SIGHTED_BY)?, 4 + 32, "so many of one heartbeat");
+        }
+        if round == 15 {
+            assert_eq!(rows(SIGHTED_BY)?, 4 + 400, "so many of one day");
         }
     }
-    assert!(rows(SIGHTINGS)? <= 2_001 && rows(SIGHTED_BY)? <= 2_000, "{} {}", rows(SIGHTINGS)?, rows(SIGHTED_BY)?);
-    assert!(rows(SIGHTED_BY)? > 1_500);
+    assert_eq!(rows(SIGHTED_BY)?, 3 + 1_200);
+    // The name that made room is written down at once when it comes again.
+    let know = |name: &str| {
+        let mut known = false;
+        server.app().services.store.read()?.visit(SIGHTED_BY, &[], None, |key, _| {
+            known |= key.windows(name.len()).any(|part| part == name.as_bytes());
+            Ok(true)
+        })?;
+        Ok::<bool, Fault>(known)
+    };
+    assert!(know("evil.example")? && know("com.example.spy")? && !know("first.example")?);
+    server.clock.advance(DAY);
+    device.beat(&naming(&device, &[], &["first.example"])).await?.success()?;
+    assert!(know("first.example")?);
+    packages(&server, &admin, "spy", "com.example.spy\n", 95).await?;
+    let reports = hunted(&server, &admin, 1).await?;
+    assert_eq!(text(&reports[0]["finds"][0], "value"), "com.example.spy", "{reports:?}");
     done(&server, &admin, "DELETE", "/v1/devices/BR-1", Value::Null).await?;
     assert_eq!((rows(SIGHTINGS)?, rows(SIGHTED_BY)?), (0, 0));
-    assert!(first_tenant(&server).await.is_ok());
+    Ok(())
+}
+
+/// Names behind the thousandth of a heartbeat were not looked at, and one with a label that no host may have was none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listed_name_is_found_behind_any_number_of_others_and_below_any_label() -> Done {
+    let server = Server::start().await?;
+    let admin = server.admin_token().await?;
+    put(&server, &admin, "names", json!({ "content": "evil.example\nworse.example\n" })).await?.success()?;
+    let (tenant, intel) = (first_tenant(&server).await?, &server.app().services.intel);
+    let junk: Vec<String> = (0..6_000).map(|i| format!("junk-{i}.example")).collect();
+    let names =
+        junk.iter().map(String::as_str).chain(["a+b.evil.example", "x.worse.example", "qxkzvwpjtrbmhd.example"]);
+    let sight = intel.sight(tenant, None, names, std::iter::empty());
+    let listed: Vec<&str> = sight.sighted.iter().filter(|s| s.hit.is_some()).map(|s| s.value.as_str()).collect();
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert!(listed.contains(&"evil.example") && listed.contains(&"x.worse.example"), "{listed:?}");
+    assert!(sight.sighted.len() <= 512, "and no more than can be written are handed on");
+    Ok(())
+}
+
+/// A score of names was there, and nobody asked for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_name_of_a_heartbeat_that_looks_most_made_by_a_machine_is_told() -> Done {
+    let server = Server::start().await?;
+    let (tenant, intel) = (first_tenant(&server).await?, &server.app().services.intel);
+    let sight = |names: Vec<&'static str>| intel.sight(tenant, None, names.into_iter(), std::iter::empty());
+    let told = sight(vec!["www.wikipedia.org", "qxkzvwpjtrbmhd.example", "mail.google.com"]).strangest_name;
+    let (name, score) = told.unwrap();
+    assert_eq!(name, "qxkzvwpjtrbmhd.example");
+    assert!(score > 0.9 && score == blockremote::domains::intel::dns_score(&name), "{score}");
+    assert!(sight(vec!["203.0.113.9", "no name"]).strangest_name.is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_that_proved_one_and_the_same_key_are_linked_while_they_do() -> Done {
+    let server = crate::hardware::start().await?;
+    let (maker, key) = (Maker::new("Phones")?, new_key());
+    let admin = server.admin_token().await?;
+    trust(&server, first_tenant(&server).await?, RootKind::AndroidKey, &maker).await?;
+    let phones = [Phone::enroll(&server, "BR-1").await?, Phone::enroll(&server, "BR-2").await?];
+    for phone in &phones {
+        phone.android(&maker, &key, AndroidState::default()).await?;
+    }
+    let other = Phone::enroll(&server, "BR-3").await?;
+    assert_eq!(other.android(&maker, &new_key(), AndroidState::default()).await?.status, 200);
+    let by_key = |of: &'static str| {
+        let (server, admin) = (&server, admin.clone());
+        async move {
+            let links = done(server, &admin, "GET", &format!("/v1/devices/{of}/links"), Value::Null).await?;
+            let by_key =
+                |l: &&Value| l["shared"].as_array().unwrap().iter().any(|s| text(s, "by") == "attestation_key");
+            let found = links["data"].as_array().unwrap().iter().filter(by_key).map(|l| text(l, "device_id")).collect();
+            Ok::<Vec<String>, Fault>(found)
+        }
+    };
+    assert_eq!((by_key("BR-1").await?, by_key("BR-2").await?), (vec!["BR-2".to_owned()], vec!["BR-1".to_owned()]));
+    assert!(by_key("BR-3").await?.is_empty());
+    done(&server, &admin, "DELETE", "/v1/devices/BR-2", Value::Null).await?;
+    assert!(by_key("BR-1").await?.is_empty());
     Ok(())
 }

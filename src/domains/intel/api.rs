@@ -225,13 +225,8 @@ pub async fn put(ctx: Context, Json(request): Json<FeedRequest>) -> Result<Reply
     };
     let intel = &ctx.services().intel;
     let imported = intel.import(new, request.content.into_bytes(), asker(&ctx)?).await?;
-    let (hunter, name) = (intel.clone(), imported.feed.name.clone());
     // The past may be long: its report stands in the log and under /v1/intel/hunts.
-    tokio::spawn(async move {
-        if let Err(e) = hunter.hunt(scope, &name).await {
-            tracing::error!(error = %e, feed = %name, "the past could not be searched for a feed's indicators");
-        }
-    });
+    intel.hunt_soon(scope, &imported.feed.name);
     Ok(Reply::new(view(scope, &imported.feed, ctx.now(), imported.samples)))
 }
 
@@ -297,10 +292,14 @@ pub struct MatchView {
 /// What is known of a value.
 #[derive(Serialize, ToSchema)]
 pub struct LookupResponse {
-    /// `listed`; `clean` where every feed that knows this kind is fresh; else `unknown`.
+    /// `listed`; `clean` where every feed that knows this kind (hashes of this length, addresses of this family) is fresh;
+    /// else `unknown`.
     pub verdict: &'static str,
     /// What speaks against it, the surest first.
+    #[schema(max_items = 64)]
     pub matches: Vec<MatchView>,
+    /// Whether there are more, less sure ones, that are not shown.
+    pub more_matches: bool,
     /// How much a domain looks made by a machine, 0 to 1; null for other kinds.
     pub dns_score: Option<f32>,
 }
@@ -331,12 +330,14 @@ pub fn answer(intel: &super::Intel, scope: Scope, kind: Kind, value: &str) -> Lo
         Scope::Global => crate::kernel::ids::TenantId::NIL,
     };
     let verdict = intel.look_up(tenant, kind, value);
-    let matches = match &verdict {
-        super::Verdict::Listed(matches) => matches.iter().map(|m| match_view(m, intel.is_critical(m))).collect(),
-        super::Verdict::Clean | super::Verdict::Unknown => Vec::new(),
+    let (matches, more_matches) = match &verdict {
+        super::Verdict::Listed { matches, cut } => {
+            (matches.iter().map(|m| match_view(m, intel.is_critical(m))).collect(), *cut)
+        }
+        super::Verdict::Clean | super::Verdict::Unknown => (Vec::new(), false),
     };
     let dns_score = (kind == Kind::Domain).then(|| dns_score(value));
-    LookupResponse { verdict: verdict.name(), matches, dns_score }
+    LookupResponse { verdict: verdict.name(), matches, more_matches, dns_score }
 }
 
 list_of! {

@@ -144,6 +144,13 @@ impl Pile {
         self.counts
     }
 
+    /// When the last of them ends; `None` where one never does, or there is none.
+    pub(super) fn ends_at(&self) -> Option<Timestamp> {
+        let never_first = |p: Packed<'_>| p.expires_s.wrapping_sub(1);
+        let latest_s = self.iter().map(never_first).max().filter(|s| *s != u32::MAX)?;
+        Some(Timestamp::from_millis((i64::from(latest_s) + 1) * 1_000))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = Packed<'_>> {
         unpack(&self.bytes)
     }

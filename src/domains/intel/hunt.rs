@@ -1,19 +1,22 @@
 //! A new indicator is held against what devices were seen with before it was known.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::index::Index;
 use super::model::{Feed, FeedName, Scope};
+use super::rings::{Ring, Rings};
 use super::sightings::{Seen, SightingRow, described, row_key};
 use super::value::Value;
-use super::{Intel, Match};
+use super::{Inner, Intel, Match, store};
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, TenantId};
 use crate::kernel::{Result, Timestamp};
-use crate::store::tables::{INTEL_HUNTS, Key, SIGHTED_BY, SIGHTINGS};
+use crate::store::tables::{INTEL_FEEDS, INTEL_HUNTS, Key, SIGHTED_BY, SIGHTINGS};
 use crate::store::{Row, Snapshot, Tx};
 
 /// What one look into the past found, whose, and by which indicator; and where to go on, `None` at the end.
@@ -25,6 +28,8 @@ const FINDS_MAX: usize = 1_000;
 const VALUES_AT_ONCE: usize = 50_000;
 /// Finds that one commit writes.
 const BATCH: usize = 50;
+/// After a hunt that failed, the next one waits so long.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// META: the newest report.
 const REPORTS: &str = "intel_hunt";
 
@@ -70,7 +75,57 @@ pub struct Hunt {
 }
 impl Row for Hunt {}
 
+/// Feeds that are still to be held against the past; no more than there are feeds.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: VecDeque<(Scope, FeedName)>,
+    /// Whether somebody works on it.
+    busy: bool,
+}
+
+/// Hunts for one feed after the other until none is left. What fails is tried again; the feed's row says what was not
+/// done, if the appliance ends before.
+async fn work(inner: Weak<Inner>) {
+    while let Some(inner) = inner.upgrade() {
+        let this = Intel { inner };
+        let Some((scope, name)) = this.next_to_hunt() else { return };
+        if let Err(e) = this.hunt(scope, &name).await {
+            tracing::error!(error = %e, feed = %name, "the past could not be searched for a feed's indicators; it is tried again in a minute");
+            this.queue().waiting.push_back((scope, name));
+            // Nothing of the store is held meanwhile.
+            drop(this);
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+}
+
 impl Intel {
+    /// Holds a feed's indicators against the past as soon as it is its turn, and again until that is done to the end, over
+    /// a restart, too.
+    pub fn hunt_soon(&self, scope: Scope, name: &FeedName) {
+        let mut queue = self.queue();
+        let wanted = (scope, name.clone());
+        if !queue.waiting.contains(&wanted) {
+            queue.waiting.push_back(wanted);
+        }
+        if !queue.busy {
+            queue.busy = true;
+            tokio::spawn(work(Arc::downgrade(&self.inner)));
+        }
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.inner.to_hunt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: there is nothing left, and nobody works on it any more.
+    fn next_to_hunt(&self) -> Option<(Scope, FeedName)> {
+        let mut queue = self.queue();
+        let next = queue.waiting.pop_front();
+        queue.busy = next.is_some();
+        next
+    }
+
     /// Holds a feed's indicators against everything that devices were seen with, and reports what was not reported before:
     /// an audit entry for each device, and one report for each tenant. Gives the number of finds.
     pub async fn hunt(&self, scope: Scope, name: &FeedName) -> Result<usize> {
@@ -93,7 +148,18 @@ impl Intel {
         for (tenant, finds) in found {
             self.report(tenant, scope, &feed, finds).await?;
         }
+        self.note_hunted(scope, &feed).await?;
         Ok(total)
+    }
+
+    /// Notes that this was done for what the feed holds.
+    async fn note_hunted(&self, scope: Scope, feed: &Feed) -> Result<()> {
+        let (key, generation) = (store::feed_key(scope, &feed.name), feed.generation);
+        let note = move |tx: &mut Tx<'_>| match tx.get::<Feed>(INTEL_FEEDS, &key)? {
+            Some(row) if row.generation == generation => tx.put(INTEL_FEEDS, &key, &Feed { hunted: generation, ..row }),
+            _ => Ok(()),
+        };
+        self.inner.store.write(note).await
     }
 
     /// Walks through the values that were seen, from a place on, each once, and asks the index.
@@ -103,6 +169,8 @@ impl Intel {
             Scope::Tenant(tenant) => Key::new().bytes(tenant.to_bytes()),
         };
         let from = if from.is_empty() { prefix.as_ref() } else { from };
+        let index = self.index(scope);
+        let Some(slot) = index.slot_of(feed.name.as_str()) else { return Ok((Vec::new(), None)) };
         let end = prefix.end_of_prefix();
         let mut asked: Option<(Vec<u8>, Option<Match>)> = None;
         let (mut found, mut looked_at, mut next) = (Vec::new(), 0, None);
@@ -115,11 +183,11 @@ impl Intel {
             let Some((tenant, seen, value, device)) = parts(key) else { return Ok(true) };
             let about = key.get(..17 + value.len()).unwrap_or_default();
             if asked.as_ref().is_none_or(|(before, _)| before != about) {
-                asked = Some((about.to_vec(), self.listed_by(tenant, seen, value, scope, feed)));
+                asked = Some((about.to_vec(), self.listed_by(seen, value, &index, slot)));
             }
             let Some((_, Some(hit))) = &asked else { return Ok(true) };
             let row: Option<SightingRow> = snapshot.get(SIGHTINGS, row_key(tenant, &device, seen, value))?;
-            if let Some(row) = row.filter(|row| row.reported.is_none()) {
+            if let Some(row) = row.filter(|row| row.is_news(hit)) {
                 let find = Find {
                     device_id: device,
                     seen,
@@ -136,48 +204,48 @@ impl Intel {
         Ok((found, next))
     }
 
-    fn listed_by(&self, tenant: TenantId, seen: Seen, value: &str, scope: Scope, feed: &Feed) -> Option<Match> {
+    fn listed_by(&self, seen: Seen, value: &str, index: &Index, slot: u16) -> Option<Match> {
         let value = Value::asked(seen.kind()?, value).ok()?;
-        match self.verdict(tenant, &value) {
-            super::Verdict::Listed(matches) => {
-                matches.into_iter().find(|m| m.scope == scope && m.feed.name == feed.name)
-            }
-            super::Verdict::Clean | super::Verdict::Unknown => None,
-        }
+        self.surest_in(index, &value, self.inner.clock.now(), |of| of == slot)
     }
 
+    /// Each commit writes the entries of some finds and the report of all until then: what is cut off there goes on with
+    /// the rest, and nothing is written down without being reported.
     async fn report(&self, tenant: TenantId, scope: Scope, feed: &Feed, mut found: Vec<(Find, Match)>) -> Result<()> {
         let cut = found.len() > FINDS_MAX;
         found.truncate(FINDS_MAX);
-        for batch in found.chunks(BATCH) {
-            let (this, batch) = (self.clone(), batch.to_vec());
-            self.inner
-                .store
-                .write(move |tx| {
-                    for (find, hit) in &batch {
-                        this.report_one(tx, tenant, find, hit)?;
-                    }
-                    Ok(())
-                })
-                .await?;
-        }
         let at = self.inner.clock.now();
-        let finds = found.into_iter().map(|(find, _)| find).collect();
-        let hunt = Hunt { feed: feed.name.clone(), scope: scope.name().to_owned(), at, finds, cut };
-        let write = move |tx: &mut Tx<'_>| {
-            let number = tx.next_number(REPORTS)?;
-            tx.put(INTEL_HUNTS, Key::new().bytes(tenant.to_bytes()).number(number), &hunt)
-        };
-        self.inner.store.write(write).await
+        let mut hunt = Hunt { feed: feed.name.clone(), scope: scope.name().to_owned(), at, finds: Vec::new(), cut };
+        let mut number = None;
+        for batch in found.chunks(BATCH) {
+            hunt.finds.extend(batch.iter().map(|(find, _)| find.clone()));
+            let (this, batch, report) = (self.clone(), batch.to_vec(), hunt.clone());
+            let write = move |tx: &mut Tx<'_>| {
+                for (find, hit) in &batch {
+                    this.report_one(tx, tenant, find, hit)?;
+                }
+                let number = match number {
+                    Some(number) => number,
+                    None => tx.next_number(REPORTS)?,
+                };
+                tx.put(INTEL_HUNTS, Key::new().bytes(tenant.to_bytes()).number(number), &report)?;
+                Ok(number)
+            };
+            number = Some(self.inner.store.write(write).await?);
+        }
+        Ok(())
     }
 
     fn report_one(&self, tx: &mut Tx<'_>, tenant: TenantId, find: &Find, hit: &Match) -> Result<()> {
         let key = row_key(tenant, &find.device_id, find.seen, &find.value);
         // Since it was found the device may have been removed, or told of it itself.
-        let Some(mut row) = tx.get::<SightingRow>(SIGHTINGS, &key)?.filter(|row| row.reported.is_none()) else {
+        let Some(mut row) = tx.get::<SightingRow>(SIGHTINGS, &key)?.filter(|row| row.is_news(hit)) else {
             return Ok(());
         };
-        row.reported = Some(hit.listed.clone());
+        row.report(hit);
+        let mut rings = Rings::load(tx, tenant, &find.device_id, None, self.inner.clock.now())?;
+        rings.place(tx, &mut row, Ring::Reported, find.seen, &find.value)?;
+        rings.save(tx)?;
         tx.put(SIGHTINGS, &key, &row)?;
         let why = format!("had {} until {}, listed since by {}", find.value, find.last_seen, described(hit));
         let level = if self.is_critical(hit) { ThreatLevel::High } else { ThreatLevel::Medium };

@@ -68,8 +68,14 @@ impl Intel {
     /// Takes a feed in. Comes back when it counts and is durable.
     ///
     /// # Errors
-    /// 422 `feed_refused` with the reason, and nothing was changed; 422 `feed_empty`; 409 `too_many_feeds`; 503 `overloaded`.
+    /// 422 `feed_refused` with the reason, and nothing was changed; 422 `feed_empty`; 409 `too_many_feeds`; 503 `overloaded` where
+    /// too many imports wait already.
     pub async fn import(&self, new: NewFeed, content: Vec<u8>, asker: Asker) -> Result<Imported> {
+        // Whoever waits holds a whole feed in memory.
+        let _place =
+            self.inner.imports.try_acquire().map_err(|_| {
+                Refusal::new(crate::kernel::Kind::Unavailable, "overloaded", super::BUSY).retry_after_s(2)
+            })?;
         let _alone = self.inner.changing.lock().await;
         let (scope, now) = (new.scope, self.inner.clock.now());
         let index = self.index(scope);
@@ -77,14 +83,19 @@ impl Intel {
         if replaced.is_none() && index.feeds().count() >= FEEDS_MAX {
             return Err(too_many_feeds().into());
         }
-        let others =
-            self.size().0 as u64 - replaced.as_ref().map_or(0, |feed| feed.counts.total()).min(self.size().0 as u64);
+        let settings = &self.inner.settings;
+        let (own, all) = self.held(scope, &new.name);
+        let room = settings.indicators_max.saturating_sub(all);
+        let room = match scope {
+            Scope::Global => room,
+            Scope::Tenant(_) => room.min(settings.tenant_indicators_max.saturating_sub(own)),
+        };
         let reading = Reading {
             format: new.format,
             kind: new.kind,
             confidence: new.confidence,
             expires_at: new.lifetime.map(|lifetime| now.plus(lifetime)),
-            indicators_max: self.inner.settings.indicators_max.saturating_sub(others),
+            indicators_max: room,
         };
         let parsed = self.inner.pool.run(move || feed::parse(&content, &reading)).await?.map_err(refused)?;
         if parsed.pile.counts().total() == 0 && !new.may_be_empty {
@@ -101,7 +112,9 @@ impl Intel {
             counts: parsed.pile.counts(),
             rejected: parsed.rejected,
             ignored: parsed.ignored,
+            ends_at: parsed.pile.ends_at(),
             generation,
+            hunted: 0,
         });
         let (key, made, pile) = (self.inner.key, Arc::clone(&feed), Arc::clone(&parsed));
         let build = move || {
@@ -198,11 +211,23 @@ impl Intel {
         Ok(())
     }
 
-    /// Removes what imports left behind that a restart cut off; run once at the start.
+    /// Goes on with what a restart cut off: removes what is left of unfinished imports, and holds against the past what was
+    /// not held against it to the end. Run once at the start.
     pub async fn resume(&self) {
-        let _alone = self.inner.changing.lock().await;
-        if let Err(e) = self.remove_orphans().await {
+        let removed = async {
+            let _alone = self.inner.changing.lock().await;
+            self.remove_orphans().await
+        };
+        if let Err(e) = removed.await {
             tracing::warn!(error = %e, "blocks of unfinished imports could not be removed");
+        }
+        let scopes: Vec<Scope> = self.inner.of_tenants.pin().keys().map(|tenant| Scope::Tenant(*tenant)).collect();
+        for scope in scopes.into_iter().chain([Scope::Global]) {
+            for (scope, feed) in self.feeds_of(scope) {
+                if feed.hunted != feed.generation {
+                    self.hunt_soon(scope, &feed.name);
+                }
+            }
         }
     }
 }

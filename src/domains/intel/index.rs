@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::feed::Packed;
 use super::model::{Confidence, Feed, Kind, Match, Scope};
-use super::value::{Value, mask, text_of_network};
+use super::value::{V4_IN_V6, Value, mask, text_of_network};
 use crate::crypto::siphash::SipKey;
 use crate::kernel::Timestamp;
 
@@ -20,6 +20,9 @@ const PER_PLACE: usize = 2;
 const HINT_BITS: u32 = 6;
 /// As far as a place can count.
 const ENTRIES_MAX: usize = 1 << (32 - HINT_BITS);
+/// Indicators of one scope that are looked at for one question, so that no feed makes questions dear. An honest value has a
+/// few: only hundreds of feeds that all list it in many ways come near.
+const LOOKED_AT_MAX: usize = 1_024;
 /// Feeds of one scope.
 pub(super) const FEEDS_MAX: usize = 256;
 const NO_PARENT: u32 = u32::MAX;
@@ -55,6 +58,38 @@ pub(super) struct NetworkEntry {
     parent: u32,
 }
 
+/// What a feed must know so that its silence about a value means something: a list of MD5 hashes says nothing of a SHA-256
+/// hash, one of IPv4 addresses nothing of IPv6.
+const CLASSES: usize = 11;
+
+/// The class of a value of this many bytes; of an address by its bits.
+fn class_of(kind: Kind, value: &[u8]) -> usize {
+    match kind {
+        Kind::FileHash => match value.len() {
+            16 => 0,
+            20 => 1,
+            32 => 2,
+            _ => 3,
+        },
+        Kind::Certificate => match value.len() {
+            16 => 4,
+            20 => 5,
+            _ => 6,
+        },
+        Kind::Package => 7,
+        Kind::Domain => 8,
+        Kind::Address if value.starts_with(V4_IN_V6) => 9,
+        Kind::Address => 10,
+    }
+}
+
+/// A feed, and when the last of its indicators of each class ends; 0 where it has none.
+#[derive(Clone)]
+struct Slot {
+    feed: Arc<Feed>,
+    ends_s: [u32; CLASSES],
+}
+
 /// The indicators of one scope, of all its feeds. Never changes: an import makes another one.
 pub(super) struct Index {
     entries: Box<[Entry]>,
@@ -63,9 +98,9 @@ pub(super) struct Index {
     /// How far the first word is shifted to give its place.
     shift: u32,
     networks: Box<[NetworkEntry]>,
-    feeds: Box<[Option<Arc<Feed>>]>,
-    /// For each kind until when every feed that knows it is fresh; `None` where none does.
-    fresh_until: [Option<Timestamp>; Kind::ALL.len()],
+    feeds: Box<[Option<Slot>]>,
+    /// For each class until when every feed that knows it is fresh; `None` where none does.
+    fresh_until: [Option<Timestamp>; CLASSES],
     /// Numbers of labels that listed domains may have, a bit each; 63 stands for more.
     depths: u64,
     scope: Scope,
@@ -76,7 +111,7 @@ pub(super) struct Builder {
     key: SipKey,
     entries: Vec<Entry>,
     networks: Vec<NetworkEntry>,
-    feeds: Vec<Option<Arc<Feed>>>,
+    feeds: Vec<Option<Slot>>,
     depths: u64,
     scope: Scope,
 }
@@ -104,7 +139,7 @@ impl Builder {
 
     /// Everything of `index` but the feed of this name.
     pub fn without(index: &Index, key: SipKey, name: &str) -> Self {
-        let gone = index.feeds.iter().position(|f| f.as_ref().is_some_and(|f| f.name.as_str() == name));
+        let gone = index.feeds.iter().position(|s| s.as_ref().is_some_and(|s| s.feed.name.as_str() == name));
         let stays = |source: &Source| Some(usize::from(source.slot)) != gone;
         let mut feeds = index.feeds.to_vec();
         if let Some(slot) = gone.and_then(|slot| feeds.get_mut(slot)) {
@@ -132,15 +167,19 @@ impl Builder {
             None => return None,
         };
         if let Some(place) = self.feeds.get_mut(slot) {
-            *place = Some(feed);
+            *place = Some(Slot { feed, ends_s: [0; CLASSES] });
         }
         u16::try_from(slot).ok()
     }
 
     /// Takes in the indicators of the feed in this slot.
     pub fn extend<'p>(&mut self, slot: u16, packed: impl Iterator<Item = Packed<'p>>) {
+        let mut latest_s = [0; CLASSES];
         for one in packed {
             let expires_s = if one.expires_s == 0 { NEVER } else { one.expires_s };
+            if let Some(latest_s) = latest_s.get_mut(class_of(one.kind, one.value)) {
+                *latest_s = expires_s.max(*latest_s);
+            }
             let source = Source { slot, confidence: one.confidence.percent(), kind: one.kind.code() };
             match (one.kind, one.value.split_first_chunk::<16>()) {
                 (Kind::Address, Some((bits, [prefix]))) if *prefix < 128 => {
@@ -157,6 +196,11 @@ impl Builder {
                 }
             }
         }
+        if let Some(Some(slot)) = self.feeds.get_mut(usize::from(slot)) {
+            for (ends_s, latest_s) in slot.ends_s.iter_mut().zip(latest_s) {
+                *ends_s = latest_s.max(*ends_s);
+            }
+        }
     }
 
     fn push(&mut self, kind: Kind, value: &[u8], source: Source, expires_s: u32) {
@@ -166,8 +210,7 @@ impl Builder {
     /// Sorts, and is done.
     pub fn build(mut self) -> Index {
         self.entries.sort_unstable();
-        // Lists repeat themselves. What differs in confidence or end stays: the surest may end first.
-        self.entries.dedup();
+        thin(&mut self.entries, |entry| (entry.print, entry.source, entry.expires_s));
         // The configuration allows fewer by far.
         self.entries.truncate(ENTRIES_MAX - 1);
         self.entries.shrink_to_fit();
@@ -191,9 +234,13 @@ impl Builder {
                 *place |= hint_of(entry.print);
             }
         }
-        let fresh_until = Kind::ALL.map(|kind| {
-            let knowing = self.feeds.iter().flatten().filter(|feed| feed.counts.of(kind) > 0);
-            knowing.map(|feed| feed.stale_at()).min()
+        let fresh_until = std::array::from_fn(|class| {
+            let ends = self.feeds.iter().flatten().filter_map(|slot| match slot.ends_s.get(class) {
+                None | Some(0) => None,
+                Some(&NEVER) => Some(slot.feed.stale_at()),
+                Some(ends_s) => Some(slot.feed.stale_at().min(moment(*ends_s))),
+            });
+            ends.min()
         });
         Index {
             fresh_until,
@@ -208,9 +255,41 @@ impl Builder {
     }
 }
 
+/// Leaves of what a feed says of one value, again and again, the surest, and the one that lasts longest. Sorted already.
+fn thin<T: Copy, V: PartialEq>(all: &mut Vec<T>, of: impl Fn(&T) -> (V, Source, u32)) {
+    let mut kept: usize = 0;
+    let mut at = 0;
+    while let Some(first) = all.get(at).copied() {
+        let (value, source, expires_s) = of(&first);
+        // The last one is the surest.
+        let (mut surest, mut longest, mut longest_s) = (first, first, expires_s);
+        at += 1;
+        while let Some(next) = all.get(at).copied() {
+            let (of_value, of_source, expires_s) = of(&next);
+            if of_value != value || of_source.slot != source.slot {
+                break;
+            }
+            surest = next;
+            if expires_s >= longest_s {
+                (longest, longest_s) = (next, expires_s);
+            }
+            at += 1;
+        }
+        let both = of(&surest).2 < longest_s;
+        for keep in [Some(surest), both.then_some(longest)].into_iter().flatten() {
+            if let Some(place) = all.get_mut(kept) {
+                *place = keep;
+                kept += 1;
+            }
+        }
+    }
+    all.truncate(kept);
+}
+
 /// Sorted by beginning, wider ones first, each with the one around it.
 fn nested(mut networks: Vec<NetworkEntry>) -> Vec<NetworkEntry> {
-    networks.sort_unstable_by_key(|n| (n.bits, n.prefix, n.source));
+    networks.sort_unstable_by_key(|n| (n.bits, n.prefix, n.source, n.expires_s));
+    thin(&mut networks, |n| ((n.bits, n.prefix), n.source, n.expires_s));
     let mut around: Vec<u32> = Vec::new();
     for i in 0..networks.len() {
         let Some(bits) = networks.get(i).map(|n| n.bits) else { break };
@@ -234,6 +313,22 @@ pub(super) struct Found {
     expires_s: u32,
 }
 
+impl Found {
+    /// How sure, in percent.
+    pub const fn percent(self) -> u8 {
+        self.source.confidence
+    }
+
+    /// By the feed in which slot.
+    pub const fn slot(self) -> u16 {
+        self.source.slot
+    }
+}
+
+fn moment(s: u32) -> Timestamp {
+    Timestamp::from_millis(i64::from(s) * 1_000)
+}
+
 impl Index {
     /// An index of nothing.
     pub fn empty(key: SipKey, scope: Scope) -> Self {
@@ -242,7 +337,13 @@ impl Index {
 
     /// Its feeds.
     pub fn feeds(&self) -> impl Iterator<Item = &Arc<Feed>> {
-        self.feeds.iter().flatten()
+        self.feeds.iter().flatten().map(|slot| &slot.feed)
+    }
+
+    /// Where a feed's indicators are known by.
+    pub fn slot_of(&self, name: &str) -> Option<u16> {
+        let at = self.feeds.iter().position(|s| s.as_ref().is_some_and(|s| s.feed.name.as_str() == name));
+        at.and_then(|at| u16::try_from(at).ok())
     }
 
     /// How many indicators it holds.
@@ -255,12 +356,14 @@ impl Index {
         size_of_val(&*self.entries) + size_of_val(&*self.places) + size_of_val(&*self.networks)
     }
 
-    /// Everything that speaks against a value at `now_s`, with what is listed: itself, a domain above, a network around.
-    pub fn find(&self, key: &SipKey, value: &Value, now_s: u32, mut hit: impl FnMut(Found, Listed<'_>)) {
-        if self.fresh_until.get(usize::from(value.kind().code())).copied().flatten().is_none() {
-            // No feed knows this kind: nothing has to be hashed.
+    /// Everything that speaks against a value at `now_s`, with what is listed: itself, a domain above, a network around. It
+    /// looks at no more than [`LOOKED_AT_MAX`] indicators.
+    pub fn find<'v>(&self, key: &SipKey, value: &'v Value, now_s: u32, mut hit: impl FnMut(Found, Listed<'v>)) {
+        if self.fresh_until.get(class(value)).copied().flatten().is_none() {
+            // No feed knows this class: nothing has to be hashed.
             return;
         }
+        let mut left = LOOKED_AT_MAX;
         match value {
             Value::Domain(name) => {
                 // From the right, so that the widest is found first; one label alone is never an indicator.
@@ -271,7 +374,9 @@ impl Index {
                     labels += 1;
                     let suffix = name.get(dot.map_or(0, |d| d + 1)..).unwrap_or_default();
                     if labels > 1 && self.depths & depth_bit(labels) != 0 {
-                        self.exact(key, Kind::Domain, suffix.as_bytes(), now_s, |f| hit(f, Listed::Text(suffix)));
+                        self.exact(key, Kind::Domain, suffix.as_bytes(), now_s, &mut left, |f| {
+                            hit(f, Listed::Text(suffix))
+                        });
                     }
                     let Some(dot) = dot else { break };
                     from = dot;
@@ -279,19 +384,25 @@ impl Index {
             }
             Value::Address(bits, _) => {
                 let listed = Listed::Network(*bits, 128);
-                self.exact(key, Kind::Address, &bits.to_be_bytes(), now_s, |f| hit(f, listed));
-                self.around(*bits, now_s, |network| {
+                self.exact(key, Kind::Address, &bits.to_be_bytes(), now_s, &mut left, |f| hit(f, listed));
+                self.around(*bits, now_s, left, |network| {
                     let found = Found { source: network.source, expires_s: network.expires_s };
                     hit(found, Listed::Network(network.bits, network.prefix));
                 });
             }
-            Value::Package(text) => self.exact(key, Kind::Package, text.as_bytes(), now_s, |f| hit(f, Listed::Itself)),
-            Value::FileHash(hash) => self.exact(key, Kind::FileHash, hash, now_s, |f| hit(f, Listed::Itself)),
-            Value::Certificate(hash) => self.exact(key, Kind::Certificate, hash, now_s, |f| hit(f, Listed::Itself)),
+            Value::Package(text) => {
+                self.exact(key, Kind::Package, text.as_bytes(), now_s, &mut left, |f| hit(f, Listed::Itself))
+            }
+            Value::FileHash(hash) => {
+                self.exact(key, Kind::FileHash, hash, now_s, &mut left, |f| hit(f, Listed::Itself))
+            }
+            Value::Certificate(hash) => {
+                self.exact(key, Kind::Certificate, hash, now_s, &mut left, |f| hit(f, Listed::Itself))
+            }
         }
     }
 
-    fn exact(&self, key: &SipKey, kind: Kind, value: &[u8], now_s: u32, mut hit: impl FnMut(Found)) {
+    fn exact(&self, key: &SipKey, kind: Kind, value: &[u8], now_s: u32, left: &mut usize, mut hit: impl FnMut(Found)) {
         let print = print_of(key, kind, value);
         let [first, ..] = print;
         let place = (first >> self.shift) as usize;
@@ -301,16 +412,20 @@ impl Index {
         }
         let (from, to) = ((from >> HINT_BITS) as usize, (to >> HINT_BITS) as usize);
         let among = self.entries.get(from..to).unwrap_or_default();
-        for entry in among.iter().filter(|e| e.print == print && lives(e.expires_s, now_s)) {
-            hit(Found { source: entry.source, expires_s: entry.expires_s });
+        for entry in among.iter().filter(|e| e.print == print).take(*left) {
+            *left -= 1;
+            if lives(entry.expires_s, now_s) {
+                hit(Found { source: entry.source, expires_s: entry.expires_s });
+            }
         }
     }
 
     /// The networks around an address, the narrowest first.
-    fn around(&self, bits: u128, now_s: u32, mut hit: impl FnMut(&NetworkEntry)) {
+    fn around(&self, bits: u128, now_s: u32, mut left: usize, mut hit: impl FnMut(&NetworkEntry)) {
         let behind = self.networks.partition_point(|n| n.bits <= bits);
         let mut at = behind.checked_sub(1);
-        while let Some(network) = at.and_then(|i| self.networks.get(i)) {
+        while let Some(network) = at.and_then(|i| self.networks.get(i)).filter(|_| left > 0) {
+            left -= 1;
             if bits & mask(network.prefix) == network.bits && lives(network.expires_s, now_s) {
                 hit(network);
             }
@@ -320,21 +435,31 @@ impl Index {
 
     /// A match as the rest of the house sees it.
     pub fn describe(&self, found: Found, listed: String) -> Option<Match> {
-        let feed = self.feeds.get(usize::from(found.source.slot))?.clone()?;
+        let feed = Arc::clone(&self.feeds.get(usize::from(found.source.slot))?.as_ref()?.feed);
         Some(Match {
             scope: self.scope,
             feed,
             kind: Kind::of_code(found.source.kind)?,
             listed,
             confidence: Confidence::new(found.source.confidence),
-            expires_at: (found.expires_s != NEVER).then(|| Timestamp::from_millis(i64::from(found.expires_s) * 1_000)),
+            expires_at: (found.expires_s != NEVER).then(|| moment(found.expires_s)),
         })
     }
 
-    /// Whether every feed that knows this kind is fresh; `None` when none knows it.
-    pub fn is_fresh(&self, kind: Kind, now: Timestamp) -> Option<bool> {
-        let until = self.fresh_until.get(usize::from(kind.code())).copied().flatten()?;
+    /// Whether every feed that knows values of this class is fresh, and each has one that still counts; `None` when none
+    /// knows them.
+    pub fn is_fresh(&self, value: &Value, now: Timestamp) -> Option<bool> {
+        let until = self.fresh_until.get(class(value)).copied().flatten()?;
         Some(now < until)
+    }
+}
+
+/// The class of a value that is asked about.
+fn class(value: &Value) -> usize {
+    match value {
+        Value::FileHash(bytes) | Value::Certificate(bytes) => class_of(value.kind(), bytes),
+        Value::Package(_) | Value::Domain(_) => class_of(value.kind(), &[]),
+        Value::Address(bits, _) => class_of(Kind::Address, &bits.to_be_bytes()),
     }
 }
 
@@ -365,104 +490,4 @@ const fn lives(expires_s: u32, now_s: u32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-    use std::collections::HashMap;
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::super::feed::Pile;
-    use super::*;
-
-    const NOW_S: u32 = 1_000;
-
-    /// Value, confidence in percent, end in seconds (0: none).
-    type Indicators = Vec<(Value, u8, u32)>;
-
-    fn index_of(feeds: &[(&str, Indicators)]) -> (Index, SipKey) {
-        let key = SipKey::new([7; 16]);
-        let mut builder = Builder::new(key, Scope::Global);
-        for (name, indicators) in feeds {
-            let mut pile = Pile::default();
-            for (value, confidence, expires_s) in indicators {
-                pile.push(value, Confidence::new(*confidence), *expires_s);
-            }
-            let feed = Feed {
-                name: name.parse().unwrap(),
-                source: String::new(),
-                imported_at: Timestamp::EPOCH,
-                stale_after: Duration::from_secs(5_000),
-                counts: pile.counts(),
-                rejected: 0,
-                ignored: 0,
-                generation: 1,
-            };
-            let slot = builder.slot(Arc::new(feed)).unwrap();
-            builder.extend(slot, pile.iter());
-        }
-        (builder.build(), key)
-    }
-
-    fn found(index: &Index, key: &SipKey, value: &Value) -> Vec<(String, String, u8)> {
-        let mut out = Vec::new();
-        index.find(key, value, NOW_S, |found, listed| {
-            let found = index.describe(found, listed.text(value)).unwrap();
-            out.push((found.feed.name.to_string(), found.listed, found.confidence.percent()));
-        });
-        out
-    }
-
-    fn value(kind: Kind, text: &str) -> Value {
-        Value::asked(kind, text).or_else(|_| Value::indicator(kind, text)).unwrap()
-    }
-
-    #[test]
-    fn what_is_over_says_nothing_and_removing_a_feed_leaves_the_others() {
-        let spy = || value(Kind::Package, "com.example.spy");
-        let twice = vec![(spy(), 60, 0), (spy(), 60, 0), (spy(), 90, 500)];
-        let feeds = [("twice", twice), ("other", vec![(spy(), 70, 1_500)]), ("over", vec![(spy(), 99, 1_000)])];
-        let (index, key) = index_of(&feeds);
-        let mut speak = found(&index, &key, &spy());
-        speak.sort();
-        let said = |feed: &str, confidence| (feed.to_owned(), "com.example.spy".to_owned(), confidence);
-        assert_eq!(speak, [said("other", 70), said("twice", 60)]);
-        let rest = Builder::without(&index, key, "other").build();
-        assert_eq!(found(&rest, &key, &spy()), [said("twice", 60)]);
-        assert_eq!(rest.feeds().count(), 2);
-        assert_eq!(index.is_fresh(Kind::Package, Timestamp::from_millis(4_999_999)), Some(true));
-        assert_eq!(index.is_fresh(Kind::Package, Timestamp::from_millis(5_000_000)), Some(false));
-        assert_eq!(index.is_fresh(Kind::Domain, Timestamp::EPOCH), None);
-    }
-
-    proptest! {
-        /// Against the plain way: every network and every value is tried.
-        #[test]
-        fn lookups_agree_with_trying_everything(
-            networks in prop::collection::vec((0_u8..6, 0_u8..16, 100_u8..=128), 0..40),
-            hosts in prop::collection::hash_set((0_u8..6, 0_u8..16), 0..20),
-            asked in prop::collection::vec((0_u8..6, 0_u8..16), 1..20),
-        ) {
-            let bits = |a: u8, b: u8| u128::from(a) << 24 | u128::from(b);
-            let mut all: HashMap<(u128, u8), Value> = HashMap::new();
-            for (a, b, prefix) in networks.iter().filter(|(.., prefix)| *prefix < 128) {
-                let at = bits(*a, *b) & mask(*prefix);
-                all.insert((at, *prefix), Value::Address(at, *prefix));
-            }
-            for (a, b) in &hosts {
-                all.insert((bits(*a, *b), 128), Value::Address(bits(*a, *b), 128));
-            }
-            let (index, key) = index_of(&[("one", all.values().map(|v| (v.clone(), 50, 0)).collect())]);
-            prop_assert_eq!(index.len(), all.len());
-            for (a, b) in asked {
-                let at = bits(a, b);
-                let mut expected: Vec<u8> =
-                    all.keys().filter(|(net, prefix)| at & mask(*prefix) == *net).map(|(_, prefix)| *prefix).collect();
-                expected.sort_unstable_by(|a, b| b.cmp(a));
-                let got: Vec<String> = found(&index, &key, &Value::Address(at, 128)).into_iter().map(|f| f.1).collect();
-                let expected: Vec<String> = expected.iter().map(|p| text_of_network(at & mask(*p), *p)).collect();
-                prop_assert_eq!(got, expected);
-            }
-        }
-    }
-}
+mod tests;

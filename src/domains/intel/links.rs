@@ -114,7 +114,7 @@ impl Intel {
     }
 
     fn is_listed(&self, tenant: TenantId, seen: Seen, value: &str) -> bool {
-        seen.kind().is_some_and(|kind| matches!(self.look_up(tenant, kind, value), Verdict::Listed(_)))
+        seen.kind().is_some_and(|kind| matches!(self.look_up(tenant, kind, value), Verdict::Listed { .. }))
     }
 }
 
@@ -123,9 +123,9 @@ fn history(snapshot: &Snapshot, tenant: TenantId, device: &DeviceId) -> Result<V
     let prefix = device_key(tenant, device);
     let mut out = Vec::new();
     snapshot.visit_prefix(SIGHTINGS, &prefix, |key, value| {
-        if let Some((seen, text)) = value_of(&prefix, key) {
-            out.push((seen, text, codec::decode(value)?));
-        }
+        // What stands behind the values is how they are kept.
+        let Some((seen, text)) = value_of(&prefix, key) else { return Ok(false) };
+        out.push((seen, text, codec::decode(value)?));
         Ok(true)
     })?;
     Ok(out)

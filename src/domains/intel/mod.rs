@@ -14,6 +14,7 @@ mod index;
 mod links;
 mod model;
 mod punycode;
+mod rings;
 mod sightings;
 mod store;
 mod value;
@@ -24,7 +25,8 @@ pub use hunt::{Find, Hunt};
 pub use import::{Asker, Imported, NewFeed};
 pub use links::{Link, Shared, Sideload};
 pub use model::{Confidence, Counts, Feed, FeedName, FeedState, Kind, Match, Scope, Verdict};
-pub use sightings::{Motion, Seen, Sighted, forget};
+pub use rings::forget;
+pub use sightings::{Motion, Seen, Sight, Sighted};
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -48,12 +50,18 @@ pub struct Settings {
     pub stale_after: Duration,
     /// Indicators of all feeds together.
     pub indicators_max: u64,
+    /// Indicators of one tenant's own feeds together: none may take the room of all others.
+    pub tenant_indicators_max: u64,
     /// A match at least this sure locks the device.
     pub critical: Confidence,
 }
 
-/// Imports that may wait for a thread.
+/// Work that may wait for a thread.
 const WAITING_MAX: usize = 16;
+/// Imports that may be under way or wait for one another; each holds a whole feed in memory.
+const IMPORTS_MAX: usize = 8;
+/// Matches of one verdict.
+const MATCHES_MAX: usize = 64;
 const BUSY: &str = "Too many feeds are being taken in. Try again in a moment.";
 
 /// Threat intelligence. Cheap to clone.
@@ -74,6 +82,10 @@ struct Inner {
     of_tenants: papaya::HashMap<TenantId, Arc<Index>>,
     /// Held by whoever changes feeds: two at once would lose one of the two.
     changing: tokio::sync::Mutex<()>,
+    /// A place for each import that is under way or waits.
+    imports: tokio::sync::Semaphore,
+    /// Feeds whose indicators are still to be held against the past.
+    to_hunt: Mutex<hunt::Queue>,
     pool: Pool,
     /// What was written down of devices lately.
     recent: sightings::Recent,
@@ -106,6 +118,8 @@ impl Intel {
             global: ArcSwap::from_pointee(global),
             of_tenants,
             changing: tokio::sync::Mutex::new(()),
+            imports: tokio::sync::Semaphore::new(IMPORTS_MAX),
+            to_hunt: Mutex::default(),
             pool,
             recent: sightings::Recent::default(),
             motions: Mutex::new(vec![None; sightings::MOTION_PLACES]),
@@ -143,16 +157,23 @@ impl Intel {
 
     fn verdict(&self, tenant: TenantId, value: &Value) -> Verdict {
         let now = self.inner.clock.now();
-        let (mut matches, mut fresh) = (Vec::new(), None);
+        let (mut matches, mut fresh, mut cut) = (Vec::new(), None, false);
         self.ask(tenant, |index| {
-            self.find(index, value, now, &mut matches);
-            if let Some(this) = index.is_fresh(value.kind(), now) {
+            let mut found = Vec::new();
+            index.find(&self.inner.key, value, seconds(now), |hit, listed| found.push((hit, listed)));
+            found.sort_by_key(|(hit, _)| std::cmp::Reverse(hit.percent()));
+            cut |= found.len() > MATCHES_MAX;
+            let surest = found.into_iter().take(MATCHES_MAX);
+            matches.extend(surest.filter_map(|(hit, listed)| index.describe(hit, listed.text(value))));
+            if let Some(this) = index.is_fresh(value, now) {
                 fresh = Some(fresh.unwrap_or(true) && this);
             }
         });
         if !matches.is_empty() {
             matches.sort_by_key(|m| std::cmp::Reverse(m.confidence));
-            return Verdict::Listed(matches);
+            cut |= matches.len() > MATCHES_MAX;
+            matches.truncate(MATCHES_MAX);
+            return Verdict::Listed { matches, cut };
         }
         if fresh == Some(true) { Verdict::Clean } else { Verdict::Unknown }
     }
@@ -160,9 +181,23 @@ impl Intel {
     /// The surest match of a value; nothing is said about silence.
     fn surest(&self, tenant: TenantId, value: &Value) -> Option<Match> {
         let now = self.inner.clock.now();
-        let mut matches = Vec::new();
-        self.ask(tenant, |index| self.find(index, value, now, &mut matches));
-        matches.into_iter().max_by_key(|m| m.confidence)
+        let mut surest: Option<Match> = None;
+        self.ask(tenant, |index| {
+            let found = self.surest_in(index, value, now, |_| true);
+            surest = surest.take().into_iter().chain(found).max_by_key(|m| m.confidence);
+        });
+        surest
+    }
+
+    /// The surest match of a value in one index, by feeds of the slots that count.
+    fn surest_in(&self, index: &Index, value: &Value, now: Timestamp, counts: impl Fn(u16) -> bool) -> Option<Match> {
+        let mut surest: Option<(index::Found, index::Listed<'_>)> = None;
+        index.find(&self.inner.key, value, seconds(now), |hit, listed| {
+            if counts(hit.slot()) && surest.is_none_or(|(before, _)| before.percent() < hit.percent()) {
+                surest = Some((hit, listed));
+            }
+        });
+        surest.and_then(|(hit, listed)| index.describe(hit, listed.text(value)))
     }
 
     /// Shows the indexes that speak for a tenant: its own and the appliance's.
@@ -171,13 +206,6 @@ impl Intel {
             look(own);
         }
         look(&self.inner.global.load());
-    }
-
-    fn find(&self, index: &Index, value: &Value, now: Timestamp, into: &mut Vec<Match>) {
-        let now_s = u32::try_from(now.as_secs()).unwrap_or(0);
-        index.find(&self.inner.key, value, now_s, |found, listed| {
-            into.extend(index.describe(found, listed.text(value)));
-        });
     }
 
     fn index(&self, scope: Scope) -> Arc<Index> {
@@ -221,6 +249,19 @@ impl Intel {
         self.index(scope).feeds().find(|feed| feed.name == *name).cloned()
     }
 
+    /// Indicators that the feeds of a tenant, and those of all, say they hold, without the one of this name.
+    fn held(&self, scope: Scope, without: &FeedName) -> (u64, u64) {
+        let of = |index: &Index, all: bool| -> u64 {
+            index.feeds().filter(|feed| all || feed.name != *without).map(|feed| feed.counts.total()).sum()
+        };
+        let own = of(&self.index(scope), false);
+        let pinned = self.inner.of_tenants.pin();
+        let others = pinned.iter().filter(|(tenant, _)| Scope::Tenant(**tenant) != scope);
+        let of_others: u64 = others.map(|(_, index)| of(index, true)).sum();
+        let of_all = if scope == Scope::Global { 0 } else { of(&self.inner.global.load(), true) };
+        (own, own.saturating_add(of_others).saturating_add(of_all))
+    }
+
     /// Indicators in memory, and the bytes that they take.
     pub fn size(&self) -> (usize, usize) {
         let global = self.inner.global.load();
@@ -239,4 +280,8 @@ impl Intel {
     pub fn now(&self) -> Timestamp {
         self.inner.clock.now()
     }
+}
+
+fn seconds(at: Timestamp) -> u32 {
+    u32::try_from(at.as_secs()).unwrap_or(0)
 }

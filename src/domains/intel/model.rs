@@ -225,8 +225,14 @@ pub struct Feed {
     pub rejected: u64,
     /// Indicators of no use here (addresses of web pages, rules), left out.
     pub ignored: u64,
+    /// When the last of its indicators ends; `None`: one never does.
+    #[serde(default)]
+    pub(super) ends_at: Option<Timestamp>,
     /// Its blocks.
     pub(super) generation: u64,
+    /// The blocks that were held against the past already.
+    #[serde(default)]
+    pub(super) hunted: u64,
 }
 impl Row for Feed {}
 
@@ -237,16 +243,17 @@ impl Row for Feed {}
 pub enum FeedState {
     /// Its silence means something.
     Fresh,
-    /// It is too old: what it does not list is not known to be clean.
+    /// It is too old, or all of it has ended: what it does not list is not known to be clean.
     Stale,
     /// It holds nothing, so it says nothing.
     Empty,
 }
 
 impl Feed {
-    /// From when on its silence says nothing.
+    /// From when on its silence says nothing: it is too old, or nothing in it counts any more.
     pub fn stale_at(&self) -> Timestamp {
-        self.imported_at.plus(self.stale_after)
+        let too_old = self.imported_at.plus(self.stale_after);
+        self.ends_at.map_or(too_old, |ends_at| ends_at.min(too_old))
     }
 
     /// How far its silence can be trusted at `now`.
@@ -281,11 +288,16 @@ pub struct Match {
 /// What is known of a value.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// It is listed, by the surest source first.
-    Listed(Vec<Match>),
-    /// It is not listed, and every feed that knows its kind is fresh.
+    /// It is listed.
+    Listed {
+        /// By the surest source first.
+        matches: Vec<Match>,
+        /// Whether less sure ones were left out.
+        cut: bool,
+    },
+    /// It is not listed, and every feed that knows its kind (hashes of its length, addresses of its family) is fresh.
     Clean,
-    /// Nobody can say: no feed knows its kind, one that does is stale, or the value is none of the kind.
+    /// Nobody can say: no feed knows its kind, one that does is stale or has ended, or the value is none of the kind.
     Unknown,
 }
 
@@ -293,7 +305,7 @@ impl Verdict {
     /// As on the wire.
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::Listed(_) => "listed",
+            Self::Listed { .. } => "listed",
             Self::Clean => "clean",
             Self::Unknown => "unknown",
         }
@@ -302,7 +314,7 @@ impl Verdict {
     /// The surest match; `None` where nothing is listed.
     pub fn surest(&self) -> Option<&Match> {
         match self {
-            Self::Listed(matches) => matches.first(),
+            Self::Listed { matches, .. } => matches.first(),
             Self::Clean | Self::Unknown => None,
         }
     }

@@ -2,7 +2,8 @@
 //! that another device showed, too. Kept so that an indicator that becomes known tomorrow finds who had it today.
 //!
 //! A value is written down when it is new on a device, and again when it was not for hours; a heartbeat writes a bounded
-//! number of them and a device keeps a bounded number. What is listed comes first.
+//! number of them and a device keeps a bounded number of each kind ([`super::rings`]). What is listed comes first; of the
+//! rest nobody can say beforehand which are written.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -10,9 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::Intel;
-use super::model::{Kind, Match};
+use super::model::{Confidence, FeedName, Kind, Match, Scope};
+use super::rings::{Ring, Rings};
 use super::value::{Value, bits_of};
+use super::{Intel, dns_score};
 use crate::crypto::siphash::SipKey;
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
 use crate::domains::devices::DeviceEntry;
@@ -20,7 +22,7 @@ use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, DeviceNo, TenantId};
 use crate::kernel::{Result, Timestamp};
 use crate::store::tables::{Key, SIGHTED_BY, SIGHTINGS};
-use crate::store::{Row, Tx, codec};
+use crate::store::{Row, Tx};
 
 /// What a value is to the device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -73,26 +75,92 @@ pub struct Sighted {
     pub hit: Option<Match>,
 }
 
+impl Sighted {
+    /// What the device had that is listed: an app, a domain, an address; `None` where it is not.
+    pub fn listed_kind(&self) -> Option<Kind> {
+        self.hit.as_ref().map(|hit| hit.kind)
+    }
+}
+
+/// What the names in a heartbeat amount to.
+#[derive(Clone, Debug, Default)]
+pub struct Sight {
+    /// Its values, listed ones first, the surest before others.
+    pub sighted: Vec<Sighted>,
+    /// The name that looks most made by a machine and how much ([`dns_score`]), of at most 256 that are looked at; `None`
+    /// where it looked no name up.
+    pub strangest_name: Option<(String, f32)>,
+}
+
 /// What is stored of a value on a device.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct SightingRow {
     pub first_seen: Timestamp,
     pub last_seen: Timestamp,
-    /// The indicator that was reported for it, so that it is reported once.
+    /// Whose word on it was reported, so that each is reported once.
     #[serde(default)]
-    pub reported: Option<String>,
+    pub reports: Vec<Reported>,
+    /// Its ring, and its number there.
+    #[serde(default)]
+    pub place: Option<(u8, u64)>,
 }
 impl Row for SightingRow {}
 
-/// Distinct values of one heartbeat that are looked at.
-const VALUES_MAX: usize = 1_024;
-/// New values that one heartbeat may write.
-const NEW_MAX: usize = 32;
-/// Values that a device keeps; the longest unseen make room.
-const KEPT_MAX: usize = 2_000;
-const MAKE_ROOM: usize = 200;
+/// A feed's word that was reported.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Reported {
+    /// Whether it is the appliance's feed.
+    global: bool,
+    feed: FeedName,
+    confidence: Confidence,
+}
+
+impl SightingRow {
+    /// Feeds whose word is remembered; with more only a surer one is news.
+    const REPORTS_MAX: usize = 8;
+
+    const fn new(now: Timestamp) -> Self {
+        Self { first_seen: now, last_seen: now, reports: Vec::new(), place: None }
+    }
+
+    /// Whether this was not reported before: by another feed, or less sure.
+    pub fn is_news(&self, hit: &Match) -> bool {
+        match self.reports.iter().find(|r| r.is_by(hit)) {
+            Some(before) => before.confidence < hit.confidence,
+            None => {
+                self.reports.len() < Self::REPORTS_MAX || self.reports.iter().all(|r| r.confidence < hit.confidence)
+            }
+        }
+    }
+
+    /// Remembers that it was reported.
+    pub fn report(&mut self, hit: &Match) {
+        self.reports.retain(|r| !r.is_by(hit));
+        if self.reports.len() >= Self::REPORTS_MAX {
+            self.reports.sort_by_key(|r| std::cmp::Reverse(r.confidence));
+            self.reports.truncate(Self::REPORTS_MAX - 1);
+        }
+        let (global, feed) = (hit.scope == Scope::Global, hit.feed.name.clone());
+        self.reports.push(Reported { global, feed, confidence: hit.confidence });
+    }
+}
+
+impl Reported {
+    fn is_by(&self, hit: &Match) -> bool {
+        self.global == (hit.scope == Scope::Global) && self.feed == hit.feed.name
+    }
+}
+
+/// Distinct values of one heartbeat that are judged; more than the wire admits.
+const JUDGED_MAX: usize = 16_384;
+/// Values of each kind that are handed on to be written down.
+const CARRIED_MAX: usize = 512;
+/// Names of one heartbeat whose look is judged, in about a quarter of a millisecond.
+const SCORED_MAX: usize = 256;
 /// How old the stored time of the last sighting may get, in hours.
 const REFRESH_HOURS: u64 = 6;
+/// Apart from the hashes of the memory of what was written lately.
+const ORDER: u8 = 0x80;
 /// Places of the memory of what was written lately; two values that share one are written once more, which does no harm.
 const RECENT_PLACES: usize = 1 << 17;
 
@@ -113,6 +181,18 @@ impl Recent {
         let period = u64::try_from(now.as_secs()).unwrap_or(0) / (3_600 * REFRESH_HOURS);
         // The upper bits tell values apart, the lower ones the time.
         (hash as u64, ((hash >> 64) as u64) << 20 | (period & 0xf_ffff))
+    }
+
+    /// Forgets that a value was written.
+    pub(super) fn forget(&self, key: &SipKey, device: DeviceNo, seen: Seen, value: &str) {
+        for listed in [false, true] {
+            let (at, mark) = Self::mark(key, device, seen, value, listed, Timestamp::EPOCH);
+            if let Some(place) = self.place(at)
+                && place.load(Ordering::Relaxed) >> 20 == mark >> 20
+            {
+                place.store(0, Ordering::Relaxed);
+            }
+        }
     }
 
     fn place(&self, at: u64) -> Option<&AtomicU64> {
@@ -147,12 +227,12 @@ impl Intel {
         origin: Option<IpAddr>,
         names: impl Iterator<Item = &'b str>,
         packages: impl Iterator<Item = &'b str>,
-    ) -> Vec<Sighted> {
+    ) -> Sight {
         let mut known = HashSet::new();
         let mut out = Vec::new();
         let all = packages.map(|p| (Seen::Package, p)).chain(names.map(|n| (Seen::Domain, n)));
         for (seen, text) in all {
-            if known.len() >= VALUES_MAX {
+            if known.len() >= JUDGED_MAX {
                 break;
             }
             if known.insert((seen, text)) {
@@ -161,17 +241,32 @@ impl Intel {
         }
         let origin = origin.map(|ip| Value::Address(bits_of(ip), 128));
         out.extend(origin.map(|value| self.judged(tenant, Seen::Origin, &value)));
-        // What is listed is written down first.
-        out.sort_by_key(|s| std::cmp::Reverse(s.hit.as_ref().map(|m| m.confidence)));
-        out
+        // What is listed is written down first. In which order the rest comes a device cannot foresee: it could hide what
+        // it has behind names that it made up.
+        out.sort_by_cached_key(|s| {
+            let order = self.inner.key.hash(ORDER | s.seen.code(), s.value.as_bytes()) as u64;
+            (std::cmp::Reverse(s.hit.as_ref().map(|m| m.confidence)), order)
+        });
+        let mut carried = [0; Seen::ALL.len()];
+        out.retain(|s| {
+            let Some(carried) = carried.get_mut(usize::from(s.seen.code())) else { return false };
+            *carried += 1;
+            *carried <= CARRIED_MAX
+        });
+        let looked_up = out.iter().filter(|s| s.seen == Seen::Domain).take(SCORED_MAX);
+        let scored = looked_up.map(|s| (&s.value, dns_score(&s.value)));
+        let strangest = scored.max_by(|(_, a), (_, b)| a.total_cmp(b));
+        let strangest_name = strangest.map(|(name, score)| (name.clone(), score));
+        Sight { sighted: out, strangest_name }
     }
 
     fn sighted(&self, tenant: TenantId, seen: Seen, text: &str) -> Option<Sighted> {
-        let (seen, value) = match seen.kind().map(|kind| Value::asked(kind, text))? {
-            Ok(value) => (seen, value),
-            Err(_) if seen == Seen::Domain => (Seen::Address, Value::asked(Kind::Address, text).ok()?),
-            Err(_) => return None,
+        let value = match seen {
+            Seen::Domain => Value::looked_up(text),
+            _ => Value::asked(seen.kind()?, text),
         };
+        let value = value.ok()?;
+        let seen = if matches!(value, Value::Address(..)) { Seen::Address } else { seen };
         Some(self.judged(tenant, seen, &value))
     }
 
@@ -195,52 +290,76 @@ impl Intel {
         origin: &Origin,
         now: Timestamp,
     ) -> Result<()> {
-        let mut left = NEW_MAX;
+        let mut left = [0; Ring::COUNT];
+        let mut rings: Option<Rings<'_>> = None;
+        let mut marks = Vec::new();
         for one in sighted {
             let (at, mark) = Recent::mark(&self.inner.key, entry.no, one.seen, &one.value, one.hit.is_some(), now);
-            let place = self.inner.recent.place(at);
-            if place.is_some_and(|p| p.load(Ordering::Relaxed) == mark) {
+            if self.inner.recent.place(at).is_some_and(|p| p.load(Ordering::Relaxed) == mark) {
                 continue;
             }
-            if left == 0 {
-                break;
+            let ring = if one.hit.is_some() { Ring::Reported } else { Ring::of(one.seen) };
+            let Some(written) = left.get_mut(ring as usize).filter(|n| **n < ring.beat_max()) else { continue };
+            *written += 1;
+            let marks_of = Some((&self.inner.recent, &self.inner.key, entry.no));
+            let rings = match &mut rings {
+                Some(rings) => rings,
+                None => rings.insert(Rings::load(tx, entry.tenant, &entry.id, marks_of, now)?),
+            };
+            if self.note_one(tx, entry, one, (origin, now), (rings, ring))? {
+                marks.push((at, mark));
             }
-            left -= 1;
-            self.note_one(tx, entry, one, origin, now)?;
-            if let Some(place) = place {
-                place.store(mark, Ordering::Relaxed);
-            }
+        }
+        if let Some(rings) = rings {
+            rings.save(tx)?;
+        }
+        if !marks.is_empty() {
+            // What is not committed was not written.
+            let this = self.clone();
+            tx.after_commit(move || {
+                for (at, mark) in marks {
+                    if let Some(place) = this.inner.recent.place(at) {
+                        place.store(mark, Ordering::Relaxed);
+                    }
+                }
+            });
         }
         Ok(())
     }
 
+    /// Says whether it is written: of too many new ones in a day it is not.
     fn note_one(
         &self,
         tx: &mut Tx<'_>,
         entry: &DeviceEntry,
         one: &Sighted,
-        origin: &Origin,
-        now: Timestamp,
-    ) -> Result<()> {
+        (origin, now): (&Origin, Timestamp),
+        (rings, ring): (&mut Rings<'_>, Ring),
+    ) -> Result<bool> {
         let key = row_key(entry.tenant, &entry.id, one.seen, &one.value);
         let row: Option<SightingRow> = tx.get(SIGHTINGS, &key)?;
-        if row.is_none() {
-            make_room(tx, entry.tenant, &entry.id)?;
+        let is_new = row.is_none();
+        if is_new && !rings.admit(ring) {
+            return Ok(false);
+        }
+        let mut row = row.unwrap_or_else(|| SightingRow::new(now));
+        row.last_seen = now;
+        if is_new {
             let by_value = value_key(entry.tenant, one.seen, &one.value).text(entry.id.as_str());
             tx.put_raw(SIGHTED_BY, by_value, &[])?;
         }
-        let mut row = row.unwrap_or(SightingRow { first_seen: now, last_seen: now, reported: None });
-        row.last_seen = now;
-        if let Some(hit) = &one.hit
-            && row.reported.as_deref() != Some(hit.listed.as_str())
-        {
-            row.reported = Some(hit.listed.clone());
+        if is_new || ring == Ring::Reported {
+            rings.place(tx, &mut row, ring, one.seen, &one.value)?;
+        }
+        if let Some(hit) = one.hit.as_ref().filter(|hit| row.is_news(hit)) {
+            row.report(hit);
             let level = if self.is_critical(hit) { ThreatLevel::Critical } else { ThreatLevel::Medium };
             let why = format!("{} is listed by {}", one.value, described(hit));
             let note = NewEntry::new(Action::IntelMatched, origin).device(&entry.id).level(level).reason(why);
             audit::append(tx, entry.tenant, now, &self.inner.random, &note)?;
         }
-        tx.put(SIGHTINGS, &key, &row)
+        tx.put(SIGHTINGS, &key, &row)?;
+        Ok(true)
     }
 
     /// Notes that two devices showed the same motion to the bit.
@@ -254,11 +373,18 @@ impl Intel {
         let value = format!("{print:016x}");
         for (tenant, device) in devices {
             let key = row_key(tenant, device, Seen::Motion, &value);
-            if tx.get::<SightingRow>(SIGHTINGS, &key)?.is_none() {
-                make_room(tx, tenant, device)?;
+            let row: Option<SightingRow> = tx.get(SIGHTINGS, &key)?;
+            let mut rings = Rings::load(tx, tenant, device, None, now)?;
+            if row.is_none() && !rings.admit(Ring::Motion) {
+                rings.save(tx)?;
+                continue;
             }
+            let mut row = row.unwrap_or_else(|| SightingRow::new(now));
+            row.last_seen = now;
+            rings.place(tx, &mut row, Ring::Motion, Seen::Motion, &value)?;
+            rings.save(tx)?;
             tx.put_raw(SIGHTED_BY, value_key(tenant, Seen::Motion, &value).text(device.as_str()), &[])?;
-            tx.put(SIGHTINGS, &key, &SightingRow { first_seen: now, last_seen: now, reported: None })?;
+            tx.put(SIGHTINGS, &key, &row)?;
         }
         Ok(())
     }
@@ -329,42 +455,6 @@ impl Motion {
         }
         smallest.map(Self)
     }
-}
-
-/// Takes the values away that were unseen for longest, where a device has as many as it may.
-fn make_room(tx: &mut Tx<'_>, tenant: TenantId, device: &DeviceId) -> Result<()> {
-    let prefix = device_key(tenant, device);
-    let counter = Key::new().bytes(prefix.as_ref()).byte(u8::MAX);
-    let count =
-        tx.get_raw(SIGHTINGS, &counter)?.as_deref().and_then(crate::store::tables::trailing_number).unwrap_or(0);
-    let mut count = usize::try_from(count).unwrap_or(KEPT_MAX);
-    if count >= KEPT_MAX {
-        let mut rows = Vec::new();
-        for (key, value) in tx.scan(SIGHTINGS, &prefix, KEPT_MAX + 1)? {
-            if let Some(found) = value_of(&prefix, &key) {
-                rows.push((codec::decode::<SightingRow>(&value)?.last_seen, found));
-            }
-        }
-        rows.sort_by_key(|(last_seen, _)| *last_seen);
-        count = rows.len().saturating_sub(MAKE_ROOM);
-        for (_, (seen, value)) in rows.iter().take(MAKE_ROOM) {
-            tx.delete(SIGHTINGS, row_key(tenant, device, *seen, value))?;
-            tx.delete(SIGHTED_BY, value_key(tenant, *seen, value).text(device.as_str()))?;
-        }
-    }
-    tx.put_raw(SIGHTINGS, counter, &(count as u64 + 1).to_be_bytes())
-}
-
-/// Removes what is stored of a device that is removed.
-pub fn forget(tx: &mut Tx<'_>, tenant: TenantId, device: &DeviceId) -> Result<()> {
-    let prefix = device_key(tenant, device);
-    for (key, _) in tx.scan(SIGHTINGS, &prefix, KEPT_MAX + MAKE_ROOM)? {
-        if let Some((seen, value)) = value_of(&prefix, &key) {
-            tx.delete(SIGHTED_BY, value_key(tenant, seen, &value).text(device.as_str()))?;
-        }
-        tx.delete(SIGHTINGS, key)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

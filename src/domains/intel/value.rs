@@ -9,6 +9,7 @@ use super::punycode;
 
 /// Bytes of a normal form: a name of 253 characters, or a package.
 pub(super) const VALUE_BYTES_MAX: usize = 255;
+const DOMAIN_BYTES_MAX: usize = 253;
 /// What is longer is not even looked at.
 const TEXT_BYTES_MAX: usize = 1_024;
 /// A network of more addresses than this prefix leaves is no indicator.
@@ -16,6 +17,9 @@ const V4_PREFIX_BITS_MIN: u8 = 8;
 const V6_PREFIX_BITS_MIN: u8 = 24;
 /// Where IPv4 lies within IPv6 (RFC 4291, section 2.5.5.2).
 const V4_IN_V6_BITS: u8 = 96;
+
+/// How the bytes of an IPv4 address begin.
+pub(super) const V4_IN_V6: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 /// Why a text is no value of its kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -74,6 +78,16 @@ impl Value {
             Kind::Address => address(text).map(|ip| Self::Address(bits_of(ip), 128)),
             _ => Self::indicator(kind, text),
         }
+    }
+
+    /// Reads a name that a device looked up, or an address in its place. Of a name with a label that no host may have, what
+    /// lies below is taken from the right as far as it is well formed: `a+b.evil.example` still leads to `evil.example`.
+    ///
+    /// # Errors
+    /// [`BadValue::Form`] where not even two labels are left.
+    pub fn looked_up(text: &str) -> Result<Self, BadValue> {
+        let of_domain = Self::asked(Kind::Domain, text);
+        of_domain.or_else(|_| Self::asked(Kind::Address, text)).or_else(|_| suffix(text).map(Self::Domain))
     }
 
     /// Of what.
@@ -161,11 +175,7 @@ fn package(text: &str) -> Result<String, BadValue> {
 /// `[.]` for a dot, full-width letters, the dots of East Asian scripts, and any script's letters (RFC 3492). Letters with
 /// a separate accent behind them have no spelling of their own here and are refused.
 fn domain(text: &str) -> Result<String, BadValue> {
-    let text = trimmed(text)?;
-    let mut plain = if text.is_ascii() { text.to_ascii_lowercase() } else { folded(text)? };
-    if plain.contains('[') {
-        plain = plain.replace("[.]", ".");
-    }
+    let plain = plain(text)?;
     let name = plain.strip_suffix('.').unwrap_or(&plain);
     let name = name.strip_prefix("*.").or_else(|| name.strip_prefix('.')).unwrap_or(name);
     let name = if name.is_ascii() {
@@ -174,17 +184,49 @@ fn domain(text: &str) -> Result<String, BadValue> {
         let encoded = |label: &str| if label.is_ascii() { Some(label.to_owned()) } else { punycode::label(label) };
         name.split('.').map(encoded).collect::<Option<Vec<_>>>().ok_or(BadValue::Form)?.join(".")
     };
-    let fits = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
-    };
-    // A last label of digits only is an address, or part of one.
-    let numeric = name.rsplit('.').next().is_none_or(|last| last.bytes().all(|b| b.is_ascii_digit()));
-    if numeric || name.len() > 253 || !name.split('.').all(fits) { Err(BadValue::Form) } else { Ok(name) }
+    if is_numeric(&name) || name.len() > DOMAIN_BYTES_MAX || !name.split('.').all(fits) {
+        Err(BadValue::Form)
+    } else {
+        Ok(name)
+    }
 }
 
-/// In lower case, with plain letters and dots in the place of those that only look different.
-fn folded(text: &str) -> Result<String, BadValue> {
+/// The longest end of a name that is a domain, of two labels at least.
+fn suffix(text: &str) -> Result<String, BadValue> {
+    let plain = plain(text)?;
+    let name = plain.strip_suffix('.').unwrap_or(&plain);
+    let (mut labels, mut bytes) = (Vec::new(), 0);
+    for label in name.rsplit('.') {
+        let label = if label.is_ascii() { Some(label.to_owned()) } else { punycode::label(label) };
+        let Some(label) = label.filter(|l| fits(l) && bytes + l.len() <= DOMAIN_BYTES_MAX) else { break };
+        bytes += label.len() + 1;
+        labels.push(label);
+    }
+    labels.reverse();
+    let name = labels.join(".");
+    if labels.len() < 2 || is_numeric(&name) { Err(BadValue::Form) } else { Ok(name) }
+}
+
+/// In lower case, with plain letters and dots.
+fn plain(text: &str) -> Result<String, BadValue> {
+    let text = trimmed(text)?;
+    let plain = if text.is_ascii() { text.to_ascii_lowercase() } else { folded(text) };
+    Ok(if plain.contains('[') { plain.replace("[.]", ".") } else { plain })
+}
+
+fn fits(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
+}
+
+/// A last label of digits only is an address, or part of one.
+fn is_numeric(name: &str) -> bool {
+    name.rsplit('.').next().is_none_or(|last| last.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// In lower case, with plain letters and dots in the place of those that only look different. What has no spelling here
+/// becomes a character that no label may have.
+fn folded(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -194,13 +236,13 @@ fn folded(text: &str) -> Result<String, BadValue> {
                 let ascii = u32::from(c) - 0xff01 + 0x21;
                 plain.extend(char::from_u32(ascii).into_iter().flat_map(char::to_lowercase));
             }
-            '\u{0300}'..='\u{036f}' => return Err(BadValue::Form),
+            '\u{0300}'..='\u{036f}' => plain.push('\0'),
             // Zero-width characters hide in names and are no part of them.
             '\u{00ad}' | '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}' => {}
             c => plain.extend(c.to_lowercase()),
         }
     }
-    Ok(plain)
+    plain
 }
 
 /// Whether a name belongs to a registry and not to a registrant: a top level, or one like `co.uk` below a country's.
@@ -361,9 +403,39 @@ mod tests {
         assert_eq!(Value::asked(Kind::Domain, "com").unwrap().text(), "com", "anything may be asked about");
     }
 
+    /// A resolver asks for whatever it is told to; `a+b.evil.example` was no domain, so the device that looked it up had
+    /// looked up nothing, and a wildcard record answers it all the same.
+    #[test]
+    fn a_strange_label_does_not_hide_the_domain_that_it_stands_below() {
+        for (looked_up, expected) in [
+            ("a+b.evil.example", "evil.example"),
+            ("A B.www.EVIL.example.", "www.evil.example"),
+            ("a..evil.example", "evil.example"),
+            ("e\u{301}.evil.example", "evil.example"),
+            ("\u{0}.evil.example", "evil.example"),
+            ("b\u{fc}cher.a/b.b\u{fc}cher.example", "xn--bcher-kva.example"),
+            ("evil.example", "evil.example"),
+            ("203.0.113.9", "203.0.113.9"),
+        ] {
+            assert_eq!(Value::looked_up(looked_up).unwrap().text(), expected, "{looked_up:?}");
+        }
+        let long = format!("{}.{}evil.example", "a".repeat(64), "b.".repeat(100));
+        assert_eq!(Value::looked_up(&long).unwrap().text(), format!("{}evil.example", "b.".repeat(100)));
+        let longer = format!("{}evil.example", "b.".repeat(200));
+        let taken = Value::looked_up(&longer).unwrap().text();
+        assert!(taken.len() <= 253 && taken.ends_with(".b.evil.example"), "{taken}");
+        for none in ["a+b.example", "", ".", "a+b.203.0.113.9", "\u{301}", &"+.".repeat(300)] {
+            assert!(Value::looked_up(none).is_err(), "{none:?}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn any_text_is_taken_or_refused_and_its_spelling_stays_itself(text in "\\PC{0,80}") {
+            if let Ok(value) = Value::looked_up(&text) {
+                proptest::prop_assert!(value.to_bytes().len() <= VALUE_BYTES_MAX);
+                proptest::prop_assert_eq!(Value::looked_up(&value.text()), Ok(value));
+            }
             for kind in Kind::ALL {
                 if let Ok(value) = Value::indicator(kind, &text) {
                     proptest::prop_assert!(value.to_bytes().len() <= VALUE_BYTES_MAX);

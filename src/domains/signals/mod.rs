@@ -213,7 +213,7 @@ impl Signals {
         let extras = || beat.readings.iter().filter_map(|r| r.extras.as_deref());
         let names = extras().flat_map(|e| &e.dns).map(AsRef::as_ref);
         let packages = extras().flat_map(|e| &e.sideloaded).map(AsRef::as_ref);
-        let sighted = self.inner.intel.sight(entry.tenant, origin.ip, names, packages);
+        let sighted = self.inner.intel.sight(entry.tenant, origin.ip, names, packages).sighted;
         let motion = Motion::of(beat.readings.iter().map(|r| r.accelerometer));
         let mode = self.inner.flags.word(entry.tenant, System::EngineMode, entry.id.as_str());
         let (reply, answer) = oneshot::channel();
