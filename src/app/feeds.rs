@@ -213,6 +213,13 @@ struct Source {
     terms: Terms,
 }
 
+impl Source {
+    /// A name is one feed's within a tenant only.
+    fn place(&self) -> (Option<String>, FeedName) {
+        (self.tenant.clone(), self.name.clone())
+    }
+}
+
 /// How often it is looked whether a feed is due.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// After a failure it is tried again after this time, or when it is due anyway, whichever comes first.
@@ -227,7 +234,8 @@ pub(super) struct Fetcher {
     clock: Clock,
     tls: Option<Arc<ClientConfig>>,
     bytes_max: usize,
-    failed_at: HashMap<FeedName, Timestamp>,
+    /// By the tenant as the list names it, and the feed.
+    failed_at: HashMap<(Option<String>, FeedName), Timestamp>,
 }
 
 impl Fetcher {
@@ -253,7 +261,7 @@ impl Fetcher {
         loop {
             for source in self.sources.clone() {
                 if let Err(e) = self.refresh(&source).await {
-                    self.failed_at.insert(source.name.clone(), self.clock.now());
+                    self.failed_at.insert(source.place(), self.clock.now());
                     tracing::warn!(feed = %source.name, error = %e, "a threat feed was not taken in; what it held still counts");
                 }
             }
@@ -267,7 +275,7 @@ impl Fetcher {
         let imported_at = self.intel.feed(scope, &source.name).map(|feed| feed.imported_at);
         let retry = source.every.min(RETRY_AFTER);
         let waits = |since: Option<Timestamp>, time| since.is_some_and(|at| now.since(at) < time);
-        if waits(imported_at, source.every) || waits(self.failed_at.get(&source.name).copied(), retry) {
+        if waits(imported_at, source.every) || waits(self.failed_at.get(&source.place()).copied(), retry) {
             return Ok(());
         }
         let (content, from) = match &source.from {
@@ -279,8 +287,8 @@ impl Fetcher {
         };
         let new = source.terms.feed(scope, source.name.clone(), from, false);
         let imported = self.intel.import(new, content, asker).await?;
-        self.intel.hunt(scope, &source.name).await?;
-        self.failed_at.remove(&source.name);
+        self.intel.hunt_soon(scope, &source.name);
+        self.failed_at.remove(&source.place());
         tracing::info!(feed = %source.name, indicators = imported.feed.counts.total(), "a threat feed was taken in");
         Ok(())
     }
@@ -291,7 +299,16 @@ fn sources(path: &Path) -> std::result::Result<Vec<Source>, String> {
     let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
     file.take(SOURCES_BYTES_MAX).read_to_string(&mut text).map_err(|e| e.to_string())?;
     let list: SourceFile = toml::from_str(&text).map_err(|e| e.to_string())?;
-    list.feed.into_iter().map(source).collect()
+    of_rows(list.feed)
+}
+
+fn of_rows(rows: Vec<SourceRow>) -> std::result::Result<Vec<Source>, String> {
+    let sources: Vec<Source> = rows.into_iter().map(source).collect::<std::result::Result<_, _>>()?;
+    let mut places = std::collections::HashSet::new();
+    match sources.iter().find(|source| !places.insert(source.place())) {
+        Some(twice) => Err(format!("feed {}: it is listed twice; each would replace the other", twice.name)),
+        None => Ok(sources),
+    }
 }
 
 fn source(row: SourceRow) -> std::result::Result<Source, String> {
@@ -323,12 +340,15 @@ mod tests {
     fn a_list_of_sources_is_right_or_refused() {
         let parse = |text: &str| {
             let file: SourceFile = toml::from_str(text).map_err(|e| e.to_string())?;
-            file.feed.into_iter().map(source).collect::<std::result::Result<Vec<_>, _>>()
+            of_rows(file.feed)
         };
         let good =
             "[[feed]]\nname = \"spy\"\nurl = \"https://feeds.example/a.csv\"\nconfidence = 95\nkind = \"domain\"\n";
         assert!(parse(good).is_ok_and(|list| list.len() == 1));
+        assert!(parse(&[good, &good.replace("kind", "tenant = \"default\"\nkind")].concat()).is_ok());
+        let twice = [good, good].concat();
         for bad in [
+            twice.as_str(),
             "[[feed]]\nname = \"spy\"\n",
             "[[feed]]\nname = \"spy\"\nurl = \"https://a/\"\nfile = \"b\"\n",
             "[[feed]]\nname = \"spy\"\nurl = \"file:///etc/shadow\"\n",

@@ -26,6 +26,7 @@ mod identity;
 mod idor;
 mod intel;
 mod intel_devices;
+mod intel_sources;
 mod killswitch;
 mod matrix;
 mod openapi;
