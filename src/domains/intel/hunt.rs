@@ -243,7 +243,7 @@ impl Intel {
             return Ok(());
         };
         row.report(hit);
-        let mut rings = Rings::load(tx, tenant, &find.device_id, None, self.inner.clock.now())?;
+        let mut rings = Rings::load(tx, tenant, &find.device_id, self.inner.clock.now())?;
         rings.place(tx, &mut row, Ring::Reported, find.seen, &find.value)?;
         rings.save(tx)?;
         tx.put(SIGHTINGS, &key, &row)?;

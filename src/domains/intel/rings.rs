@@ -6,9 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::sightings::{Recent, Seen, SightingRow, device_key, row_key, value_key};
-use crate::crypto::siphash::SipKey;
-use crate::kernel::ids::{DeviceId, DeviceNo, TenantId};
+use super::sightings::{Seen, SightingRow, device_key, row_key, value_key};
+use crate::kernel::ids::{DeviceId, TenantId};
 use crate::kernel::{Result, Timestamp};
 use crate::store::tables::{SIGHTED_BY, SIGHTINGS};
 use crate::store::{Row, Tx};
@@ -89,36 +88,30 @@ impl Row for State {}
 pub(super) struct Rings<'d> {
     tenant: TenantId,
     device: &'d DeviceId,
-    /// Whose marks of what was written lately are to end with a value that makes room.
-    marks: Option<(&'d Recent, &'d SipKey, DeviceNo)>,
+    /// What made room: it is no longer written down.
+    evicted: Vec<(Seen, String)>,
     state: State,
     before: State,
 }
 
 impl<'d> Rings<'d> {
     /// As they are stored.
-    pub fn load(
-        tx: &mut Tx<'_>,
-        tenant: TenantId,
-        device: &'d DeviceId,
-        marks: Option<(&'d Recent, &'d SipKey, DeviceNo)>,
-        now: Timestamp,
-    ) -> Result<Self> {
+    pub fn load(tx: &mut Tx<'_>, tenant: TenantId, device: &'d DeviceId, now: Timestamp) -> Result<Self> {
         let before: State = tx.get(SIGHTINGS, device_key(tenant, device).byte(STATE))?.unwrap_or_default();
         let day = u64::try_from(now.as_secs()).unwrap_or(0) / 86_400;
         let mut state = before.clone();
         if state.day != day {
             (state.day, state.new) = (day, [0; Ring::COUNT]);
         }
-        Ok(Self { tenant, device, marks, state, before })
+        Ok(Self { tenant, device, evicted: Vec::new(), state, before })
     }
 
-    /// Writes them down.
-    pub fn save(self, tx: &mut Tx<'_>) -> Result<()> {
-        if self.state == self.before {
-            return Ok(());
+    /// Writes them down; gives what made room.
+    pub fn save(self, tx: &mut Tx<'_>) -> Result<Vec<(Seen, String)>> {
+        if self.state != self.before {
+            tx.put(SIGHTINGS, device_key(self.tenant, self.device).byte(STATE), &self.state)?;
         }
-        tx.put(SIGHTINGS, device_key(self.tenant, self.device).byte(STATE), &self.state)
+        Ok(self.evicted)
     }
 
     /// Whether one more new value is kept today.
@@ -158,15 +151,13 @@ impl<'d> Rings<'d> {
     }
 
     /// Removes a value, if it is still there.
-    fn evict(&self, tx: &mut Tx<'_>, (ring, number): (Ring, u64), seen: Seen, value: &str) -> Result<()> {
+    fn evict(&mut self, tx: &mut Tx<'_>, (ring, number): (Ring, u64), seen: Seen, value: &str) -> Result<()> {
         let key = row_key(self.tenant, self.device, seen, value);
         let row: Option<SightingRow> = tx.get(SIGHTINGS, &key)?;
         if row.is_some_and(|row| row.place == Some((ring.code(), number))) {
             tx.delete(SIGHTINGS, &key)?;
             tx.delete(SIGHTED_BY, value_key(self.tenant, seen, value).text(self.device.as_str()))?;
-            if let Some((recent, key, no)) = self.marks {
-                recent.forget(key, no, seen, value);
-            }
+            self.evicted.push((seen, value.to_owned()));
         }
         Ok(())
     }

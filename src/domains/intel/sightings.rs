@@ -301,26 +301,29 @@ impl Intel {
             let ring = if one.hit.is_some() { Ring::Reported } else { Ring::of(one.seen) };
             let Some(written) = left.get_mut(ring as usize).filter(|n| **n < ring.beat_max()) else { continue };
             *written += 1;
-            let marks_of = Some((&self.inner.recent, &self.inner.key, entry.no));
             let rings = match &mut rings {
                 Some(rings) => rings,
-                None => rings.insert(Rings::load(tx, entry.tenant, &entry.id, marks_of, now)?),
+                None => rings.insert(Rings::load(tx, entry.tenant, &entry.id, now)?),
             };
             if self.note_one(tx, entry, one, (origin, now), (rings, ring))? {
                 marks.push((at, mark));
             }
         }
-        if let Some(rings) = rings {
-            rings.save(tx)?;
-        }
-        if !marks.is_empty() {
-            // What is not committed was not written.
-            let this = self.clone();
+        let evicted = match rings {
+            Some(rings) => rings.save(tx)?,
+            None => Vec::new(),
+        };
+        if !marks.is_empty() || !evicted.is_empty() {
+            // What is not committed was not written. What made room may have been marked by this very heartbeat.
+            let (this, no) = (self.clone(), entry.no);
             tx.after_commit(move || {
                 for (at, mark) in marks {
                     if let Some(place) = this.inner.recent.place(at) {
                         place.store(mark, Ordering::Relaxed);
                     }
+                }
+                for (seen, value) in evicted {
+                    this.inner.recent.forget(&this.inner.key, no, seen, &value);
                 }
             });
         }
@@ -374,7 +377,7 @@ impl Intel {
         for (tenant, device) in devices {
             let key = row_key(tenant, device, Seen::Motion, &value);
             let row: Option<SightingRow> = tx.get(SIGHTINGS, &key)?;
-            let mut rings = Rings::load(tx, tenant, device, None, now)?;
+            let mut rings = Rings::load(tx, tenant, device, now)?;
             if row.is_none() && !rings.admit(Ring::Motion) {
                 rings.save(tx)?;
                 continue;
