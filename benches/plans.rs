@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use blockremote::domains::flags::{Definition, Flag};
+use blockremote::domains::flags::{Definition, Flag, Work};
 use blockremote::domains::metering::{self, Counts, Measure, Span, day_at};
 use blockremote::domains::tenants::{Quota, Tenants};
 use blockremote::kernel::Timestamp;
@@ -37,7 +37,10 @@ fn flags(c: &mut Criterion) {
     ] {
         let Some(context) = context.as_object().cloned() else { continue };
         group.bench_function(name, |b| {
-            b.iter(|| black_box(&flag).evaluate(black_box(&context), Timestamp::EPOCH).is_ok())
+            b.iter(|| {
+                let mut work = Work::REQUEST;
+                black_box(&flag).evaluate(black_box(&context), Timestamp::EPOCH, &mut work).is_ok()
+            });
         });
     }
     group.finish();

@@ -13,7 +13,7 @@ use super::shadow::Met;
 use super::{Inner, Scored, device_blocked, device_removed};
 use crate::domains::audit::{self, NewEntry, ThreatLevel};
 use crate::domains::devices::{self, BlockCause, Blocked, DeviceEntry, SensorsDeclared};
-use crate::domains::intel::{Match, Motion, Sighted};
+use crate::domains::intel::{Kind as Listed, Match, Motion, Sighted};
 use crate::domains::killswitch::{self, NewCommand, Notice, Outgoing};
 use crate::domains::tenants::PlanTier;
 use crate::kernel::clock::Stopwatch;
@@ -42,6 +42,8 @@ pub(super) struct Job {
     pub sensors: SensorsDeclared,
     /// What threat intelligence says of the names in it.
     pub sighted: Vec<Sighted>,
+    /// How strange the strangest of them is, 0 to 100.
+    pub strangest_name: Option<u8>,
     pub motion: Option<Motion>,
     /// Its company wants the hard rules alone.
     pub simplified: bool,
@@ -73,7 +75,7 @@ impl store::Job for Job {
         let watch = Stopwatch::start();
         let intel = &self.signals.intel;
         let critical = intel.critical(&self.sighted);
-        let facts = self.facts(critical.is_some());
+        let facts = self.facts(critical.map(|(sighted, _)| sighted));
         let effort = self.signals.effort(self.simplified);
         // A decision is kept with the state that it was made from.
         let from = live.clone();
@@ -186,7 +188,8 @@ impl Job {
     }
 
     /// What others know of the device at this moment; everything from outside of its readings comes in here.
-    fn facts(&self, known_bad_package: bool) -> Facts {
+    fn facts(&self, critical: Option<&Sighted>) -> Facts {
+        let listed = critical.and_then(Sighted::listed_kind);
         let tenant = self.signals.tenants.entry(self.entry.tenant);
         let tier = tenant.map(|tenant| self.signals.billing.tier(&self.entry, &tenant, self.received_at));
         let plan = match tier {
@@ -199,8 +202,9 @@ impl Job {
             now_ms: u64::try_from(self.received_at.as_millis()).unwrap_or(0),
             attestation_score: self.signals.attestation.score(&self.entry.device()),
             plan,
-            known_bad_package,
-            ..Facts::default()
+            known_bad_package: listed == Some(Listed::Package),
+            known_bad_contact: listed.is_some_and(|kind| kind != Listed::Package),
+            strangest_name: self.strangest_name,
         }
     }
 

@@ -213,7 +213,7 @@ impl Signals {
         let extras = || beat.readings.iter().filter_map(|r| r.extras.as_deref());
         let names = extras().flat_map(|e| &e.dns).map(AsRef::as_ref);
         let packages = extras().flat_map(|e| &e.sideloaded).map(AsRef::as_ref);
-        let sighted = self.inner.intel.sight(entry.tenant, origin.ip, names, packages).sighted;
+        let sight = self.inner.intel.sight(entry.tenant, origin.ip, names, packages);
         let motion = Motion::of(beat.readings.iter().map(|r| r.accelerometer));
         let mode = self.inner.flags.word(entry.tenant, System::EngineMode, entry.id.as_str());
         let (reply, answer) = oneshot::channel();
@@ -225,7 +225,8 @@ impl Signals {
             jti,
             beat,
             sensors: device.sensors,
-            sighted,
+            sighted: sight.sighted,
+            strangest_name: sight.strangest_name.map(|(_, score)| percent(score)),
             motion,
             simplified: mode.as_deref() == Some(ENGINE_SIMPLIFIED),
             origin,
@@ -300,6 +301,13 @@ impl Signals {
     pub fn killswitch(&self) -> &KillSwitch {
         &self.inner.killswitch
     }
+}
+
+/// A share as a whole number of hundredths.
+fn percent(share: f32) -> u8 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+    let percent = (100.0 * share).clamp(0.0, 100.0) as u8;
+    percent
 }
 
 /// 401: the device was removed while the heartbeat was under way.

@@ -81,7 +81,7 @@ feature_names! {
     "accelerometer_min_entropy_bits", "accelerometer_permutation_entropy_bits", "accelerometer_step_ms2",
     "accelerometer_on_grid", "shaking_ms2", "turning_rads", "envelope_coherence", "recall_correlation",
     "recall_lag_frames", "evidence_decades", "owner_ratio_nats", "owner_against_nats", "owner_known_blocks",
-    "network_departure_sigma",
+    "network_departure_sigma", "strangest_name",
 }
 
 /// The measurements behind an assessment, by stable names that end in their unit where they have one.
@@ -217,6 +217,7 @@ impl DeviceEngine {
             self.person.against,
             self.person.known_blocks() as f32,
             departure,
+            self.standing.facts().strangest_name.map_or(0.0, |score| f32::from(score) / 100.0),
         ])
     }
 }

@@ -11,6 +11,10 @@ const DEAD_RUN: u32 = 64;
 /// service can operate.
 const OVERLAY_LOW: f32 = 0.2;
 
+/// Score from which a name is said to seem generated: one legitimate name in a hundred reaches it. A hint and never a
+/// proof: content networks make such names, too.
+const GENERATED: u8 = 95;
+
 impl DeviceEngine {
     /// The rules that hold or not with each reading.
     pub(super) fn apply_rules(&mut self) {
@@ -28,6 +32,12 @@ impl DeviceEngine {
         let facts = *self.standing.facts();
         if facts.known_bad_package {
             self.fire(Reason::KnownBadPackage);
+        }
+        if facts.known_bad_contact {
+            self.fire(Reason::KnownBadContact);
+        }
+        if facts.strangest_name.is_some_and(|score| score >= GENERATED) {
+            self.fire(Reason::GeneratedName);
         }
         if self.reversals >= 3 {
             self.fire(Reason::ClockReversed);

@@ -110,6 +110,10 @@ reasons! {
         "The accelerometer speaks in g where m/s² is agreed; its readings are converted.";
     SensorSilent = 33, Challenge, "sensor_silent",
         "The device shakes and its gyroscope gives the same bits: the one does not belong to the other, or is broken.";
+    KnownBadContact = 34, Block, "known_bad_contact",
+        "The device talked to a name or an address that a sure threat feed lists.";
+    GeneratedName = 35, Note, "generated_name",
+        "The device looked up a name that seems made by a machine, as malware makes them.";
 }
 
 /// How many reasons there are.

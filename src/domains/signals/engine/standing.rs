@@ -35,6 +35,10 @@ pub struct Facts {
     pub plan: Plan,
     /// A package on the device is on a list of known bad ones.
     pub known_bad_package: bool,
+    /// The device talked to a name or an address that a sure feed lists.
+    pub known_bad_contact: bool,
+    /// How much the strangest of the names that it looked up seems made by a machine, 0 to 100; `None`: it looked none up.
+    pub strangest_name: Option<u8>,
 }
 
 /// The threshold may be this much lower for a device that has earned it, and this much higher for one that has not.
@@ -243,11 +247,13 @@ impl Standing {
 const NO_SCORE: u8 = u8::MAX;
 
 impl Facts {
-    /// Appends everything but the time, which its owner keeps: two bytes.
+    /// Appends everything but the time, which its owner keeps: two bytes, and one more where names were looked up.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let plan = self.plan as u8;
-        let bits = plan | u8::from(self.known_bad_package) << 2;
+        let bad = u8::from(self.known_bad_package) << 2 | u8::from(self.known_bad_contact) << 3;
+        let bits = plan | bad | u8::from(self.strangest_name.is_some()) << 4;
         out.extend_from_slice(&[self.attestation_score.map_or(NO_SCORE, |s| s.min(100)), bits]);
+        out.extend(self.strangest_name.map(|s| s.min(100)));
     }
 
     /// Takes what [`Facts::encode`] wrote.
@@ -256,7 +262,7 @@ impl Facts {
     /// [`CodecError`] for bytes that no facts could have written.
     pub fn decode(input: &mut &[u8], now_ms: u64) -> Result<Self, CodecError> {
         let [score, bits] = super::codec::take(input)?;
-        if bits >> 3 != 0 || (score > 100 && score != NO_SCORE) {
+        if bits >> 5 != 0 || (score > 100 && score != NO_SCORE) {
             return Err(CodecError::Invalid("facts"));
         }
         Ok(Self {
@@ -264,6 +270,8 @@ impl Facts {
             attestation_score: (score != NO_SCORE).then_some(score),
             plan: Plan::ALL.get(usize::from(bits & 3)).copied().unwrap_or_default(),
             known_bad_package: bits >> 2 & 1 == 1,
+            known_bad_contact: bits >> 3 & 1 == 1,
+            strangest_name: if bits >> 4 & 1 == 1 { Some(take_u8(input)?.min(100)) } else { None },
         })
     }
 }
