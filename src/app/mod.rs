@@ -3,6 +3,7 @@
 //! Imports everything. Nobody but the commands and the tests imports it.
 
 pub mod control;
+mod deliver;
 pub mod feeds;
 pub mod place;
 pub mod signing;
@@ -27,6 +28,7 @@ use crate::domains::billing::{self, Billing, SharedSecret};
 use crate::domains::devices::Devices;
 use crate::domains::flags::Flags;
 use crate::domains::iam::{self, FirstSecrets, Iam, KeyCustody};
+use crate::domains::integrations::{self, Integrations};
 use crate::domains::intel::{self, Confidence, Intel};
 use crate::domains::killswitch::{CloseReason, KillSwitch};
 use crate::domains::metering::Metering;
@@ -208,6 +210,20 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         random.clone(),
         billing_settings(config)?,
     )?;
+    let told = Arc::clone(&metrics);
+    let integrations = Integrations::rebuild(
+        store.clone(),
+        integrations::Parts {
+            tenants: tenants.clone(),
+            billing: billing.clone(),
+            sealing: Arc::clone(&custody.sealing),
+            transport: Arc::new(deliver::Wire::new(config)),
+            host_name: deliver::host_name(),
+            clock: clock.clone(),
+            random: random.clone(),
+            observer: Arc::new(move |kind, result| told.delivery(kind, result)),
+        },
+    )?;
     let attestation = Attestation::rebuild(attestation::Parts {
         tenants: tenants.clone(),
         devices: devices.clone(),
@@ -306,6 +322,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         flags,
         metering,
         billing,
+        integrations,
         attestation,
         intel,
         signals,
@@ -491,6 +508,7 @@ impl App {
         let mut tasks = vec![
             tokio::spawn(async move { killswitch.settle_all().await }),
             tokio::spawn(async move { billing.watch().await }),
+            tokio::spawn(services.integrations.clone().run()),
             tokio::spawn(http::serve(internal_listener, plain, InternalDoor(Arc::clone(&gate)), internal.clone())),
             tokio::spawn(async move {
                 iam.resume().await;

@@ -288,6 +288,12 @@ pub static KEYS: &[Key] = &[
         "Indicators of one tenant's own threat feeds together."),
     integer("intel.feed_mib", ("256", 1, 2_048), |c, n| c.intel.feed_bytes = mib(n),
         "Size of one threat feed that is read from a file or fetched."),
+    networks("integrations.allow_addresses", |c, v| c.integrations.allow_addresses = v,
+        "Addresses that integrations may lead to although they are the appliance's own, its link's or a cloud's metadata."),
+    path("integrations.ca_certificates", Some("/etc/ssl/certs/ca-certificates.crt"), |c, v| c.integrations.ca_certificates = v,
+        "Certificate authorities (PEM) that receivers of integrations are trusted by."),
+    integer("integrations.timeout_ms", ("15000", 100, 60_000), |c, n| c.integrations.timeout = ms(n),
+        "How long one attempt to tell an integration may take."),
     integer("heartbeat.next_ms", ("5000", 250, 600_000), |c, n| c.heartbeat.next = ms(n),
         "When devices are told to send the next heartbeat."),
 

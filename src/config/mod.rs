@@ -57,6 +57,8 @@ pub struct Config {
     pub engine: Engine,
     /// Threat feeds.
     pub intel: Intel,
+    /// Other systems that are told of what happens.
+    pub integrations: Integrations,
     /// Pace of the devices.
     pub heartbeat: Heartbeat,
     /// The data file's engine.
@@ -289,6 +291,17 @@ pub struct Intel {
     pub feed_bytes: usize,
 }
 
+/// Other systems that are told of what happens.
+#[derive(Clone, Debug)]
+pub struct Integrations {
+    /// Addresses that may be called although they are the appliance's own, its link's or a cloud's metadata.
+    pub allow_addresses: Vec<crate::kernel::network::Network>,
+    /// Authorities (PEM) that receivers are trusted by.
+    pub ca_certificates: PathBuf,
+    /// For one attempt.
+    pub timeout: Duration,
+}
+
 /// Pace of the devices.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
@@ -481,6 +494,7 @@ impl Config {
                 tenant_indicators_max: 0,
                 feed_bytes: 0,
             },
+            integrations: Integrations { allow_addresses: Vec::new(), ca_certificates: PathBuf::new(), timeout: none },
             heartbeat: Heartbeat { next: none },
             store: Store { cache_bytes: 0, two_phase_commit: true, quick_repair: false, checkpoint_bytes: 0 },
             log: Log { level: LogLevel::Info, format: LogFormat::Auto },

@@ -1,7 +1,7 @@
 //! The nouns of the product, one folder each. A domain's `mod.rs` is its façade: other domains use nothing deeper.
 //!
 //! Who leans on whom, in this order and never back: audit, tenants, metering, flags, devices, killswitch, billing,
-//! attestation, intel, signals, iam.
+//! integrations, attestation, intel, signals, iam.
 
 pub mod attestation;
 pub mod audit;
@@ -9,6 +9,7 @@ pub mod billing;
 pub mod devices;
 pub mod flags;
 pub mod iam;
+pub mod integrations;
 pub mod intel;
 pub mod killswitch;
 pub mod metering;
@@ -31,6 +32,8 @@ pub struct Services {
     pub metering: metering::Metering,
     /// What is paid, and what that allows.
     pub billing: billing::Billing,
+    /// Other systems that are told of what happens.
+    pub integrations: integrations::Integrations,
     /// Proofs of hardware.
     pub attestation: attestation::Attestation,
     /// Lists of what is known to be bad.

@@ -116,10 +116,13 @@ pub async fn metrics(ctx: Context, _: Nothing) -> Result<Reply<Document>> {
     let services = ctx.services();
     let state = services.store.state();
     let anonymous = services.iam.anonymous().figures().windows;
+    let integrations = services.integrations.figures();
     ctx.metrics.set_gauges(&crate::observe::Gauges {
         anonymous_tokens: anonymous.tokens as u64,
         anonymous_networks: anonymous.networks as u64,
         anonymous_evictions: anonymous.token_evictions,
+        integration_backlog: integrations.backlog,
+        integration_oldest_s: integrations.oldest_s,
         write_queue: state.queued.load(Relaxed),
         devices: services.devices.count() as u64,
         sessions: services.iam.session_count() as u64,

@@ -19,10 +19,13 @@ use super::route::{
 use super::{Json, Nothing, Query, Raw};
 use super::{docs, ops};
 use crate::domains::iam::Permission::{
-    BillingRead, BillingWrite, DevicesCommand, DevicesRead, DevicesWrite, FlagsRead, FlagsWrite, IntelRead, IntelWrite,
-    KeysRead, KeysWrite, KillSwitchEngage, SystemAdmin, TrustWrite, UsersRead, UsersWrite,
+    BillingRead, BillingWrite, DevicesCommand, DevicesRead, DevicesWrite, FlagsRead, FlagsWrite, IntegrationsRead,
+    IntegrationsWrite, IntelRead, IntelWrite, KeysRead, KeysWrite, KillSwitchEngage, SystemAdmin, TrustWrite,
+    UsersRead, UsersWrite,
 };
-use crate::domains::{attestation, audit, billing, devices, flags, iam, intel, killswitch, metering, signals};
+use crate::domains::{
+    attestation, audit, billing, devices, flags, iam, integrations, intel, killswitch, metering, signals,
+};
 use crate::endpoint;
 
 const KIB: usize = 1024;
@@ -170,6 +173,16 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Get,    "/v1/intel/hunts",                                 User(IntelRead),                              Read,       NO_BODY,  Unaudited, endpoint!(intel::api::hunts, Query<intel::api::HuntPage> => 200 intel::api::HuntList),                            "Who had something before it was listed"),
     row(Verb::Get,    "/v1/devices/{device_id}/sideloads",               User(DevicesRead),                            Read,       NO_BODY,  Unaudited, endpoint!(intel::api::sideloads, Nothing => 200 intel::api::SideloadHistory),                                      "Packages from outside the store that a device was seen with"),
     row(Verb::Get,    "/v1/devices/{device_id}/links",                   User(DevicesRead),                            Read,       NO_BODY,  Unaudited, endpoint!(intel::api::links, Nothing => 200 intel::api::DeviceLinks),                                              "Devices that have something telling in common with this one"),
+    row(Verb::Get,    "/v1/integration-events",                                          User(IntegrationsRead),                       Read,       NO_BODY,  Unaudited, endpoint!(integrations::api::events, Nothing => 200 integrations::api::IntegrationEventList), "Events that integrations can be told of"),
+    row(Verb::Get,    "/v1/integrations",                                                User(IntegrationsRead),                       Read,       NO_BODY,  Unaudited, endpoint!(integrations::api::list, Query<integrations::api::PageQuery> => 200 integrations::api::IntegrationList), "Other systems that are told of what happens"),
+    row(Verb::Post,   "/v1/integrations",                                                FreshUser(IntegrationsWrite),                 Writes,     16 * KIB, Write,     endpoint!(integrations::api::create, Json<integrations::api::IntegrationRequest> => 201 integrations::api::IssuedIntegration), "Make an integration; a webhook's secret is shown this once"),
+    row(Verb::Get,    "/v1/integrations/{integration_id}",                               User(IntegrationsRead),                       Read,       NO_BODY,  Unaudited, endpoint!(integrations::api::get, Nothing => 200 integrations::api::IntegrationView), "One integration"),
+    row(Verb::Patch,  "/v1/integrations/{integration_id}",                               FreshUser(IntegrationsWrite),                 Writes,     16 * KIB, Write,     endpoint!(integrations::api::patch, Json<integrations::api::IntegrationPatch> => 200 integrations::api::IntegrationView), "Change an integration, or switch it off or on"),
+    row(Verb::Delete, "/v1/integrations/{integration_id}",                               User(IntegrationsWrite),                      Writes,     NO_BODY,  Write,     endpoint!(integrations::api::remove, Nothing => 204 integrations::api::IntegrationRemoved), "Remove an integration; what waits for it is not sent"),
+    row(Verb::Post,   "/v1/integrations/{integration_id}/rotate",                        FreshUser(IntegrationsWrite),                 Writes,     4 * KIB,  Write,     endpoint!(integrations::api::rotate, Json<integrations::api::RotateSecretRequest> => 200 integrations::api::IssuedIntegration), "Give a webhook another secret; for a while both sign"),
+    row(Verb::Post,   "/v1/integrations/{integration_id}/test",                          User(IntegrationsWrite),                      Writes,     NO_BODY,  Write,     endpoint!(integrations::api::test, Nothing => 200 integrations::api::IntegrationTested), "Send an event to try an integration out"),
+    row(Verb::Get,    "/v1/integrations/{integration_id}/deliveries",                    User(IntegrationsRead),                       Read,       NO_BODY,  Unaudited, endpoint!(integrations::api::deliveries, Query<integrations::api::DeliveryQuery> => 200 integrations::api::DeliveryList), "What became of the events of an integration"),
+    row(Verb::Post,   "/v1/integrations/{integration_id}/replay",                        User(IntegrationsWrite),                      Writes,     4 * KIB,  Write,     endpoint!(integrations::api::replay, Json<integrations::api::ReplayRequest> => 200 integrations::api::IntegrationReplayed), "Send events to an integration again"),
     row(Verb::Get,    "/v1/audit/logs",                                  UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(audit::api::logs, Query<audit::api::LogQuery> => 200 audit::api::AuditList),                           "The forensic log, newest first"),
     row(Verb::Get,    "/v1/tenants",                                     User(SystemAdmin),                            Read,       NO_BODY,  Unaudited, endpoint!(iam::api::tenants::list, Query<iam::api::tenants::PageQuery> => 200 iam::api::tenants::TenantList),     "Tenants of the appliance"),
     row(Verb::Post,   "/v1/tenants",                                     User(SystemAdmin),                            Writes,     16 * KIB, Write,     endpoint!(iam::api::tenants::create, Json<iam::api::tenants::TenantRequest> => 201 iam::api::tenants::TenantView), "Make a tenant and its first administrator"),

@@ -114,6 +114,8 @@ ids! {
     CommandId = "cmd";
     /// One accepted heartbeat.
     SignalId = "sig";
+    /// An integration: where events of a tenant are sent.
+    IntegrationId = "int";
     /// One request, where the client named none.
     RequestId = "req";
 }

@@ -14,6 +14,7 @@ pub mod pool;
 pub mod random;
 pub mod rate;
 pub mod score;
+pub mod url;
 
 pub use clock::{Clock, Timestamp};
 pub use error::{Error, Kind, Refusal, Result};

@@ -17,61 +17,13 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::address;
+pub use crate::kernel::url::Url;
+
 /// From the first look for an address to the last byte.
 const TIME_MAX: Duration = Duration::from_secs(120);
-const URL_BYTES_MAX: usize = 2_048;
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
-
-/// Where something is fetched from.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Url {
-    secure: bool,
-    host: String,
-    port: u16,
-    /// Path and query.
-    target: String,
-}
-
-impl Url {
-    /// `http://host[:port]/path` or `https://...`, without a name and password, without a fragment.
-    ///
-    /// # Errors
-    /// A sentence on what is wrong.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let bad = |why: &str| Err(format!("{why}: write https://host/path or http://host:port/path"));
-        if text.len() > URL_BYTES_MAX || text.bytes().any(|b| !(0x21..=0x7e).contains(&b)) {
-            return bad("it is too long or has characters that belong percent-encoded");
-        }
-        let (secure, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
-            (Some(rest), _) => (true, rest),
-            (_, Some(rest)) => (false, rest),
-            _ => return bad("it begins with another scheme"),
-        };
-        let (authority, target) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
-        if authority.contains('@') || text.contains('#') {
-            return bad("it holds a password or a fragment");
-        }
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => match port.parse() {
-                Ok(port) => (host, port),
-                Err(_) => return bad("its port is none"),
-            },
-            _ => (authority, if secure { 443 } else { 80 }),
-        };
-        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        if host.is_empty() || port == 0 {
-            return bad("it names no host");
-        }
-        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-        Ok(Self { secure, host: host.to_owned(), port, target })
-    }
-
-    fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        format!("{host}:{}", self.port)
-    }
-}
 
 /// The authorities that servers are trusted by.
 ///
@@ -103,17 +55,17 @@ pub async fn get(url: &Url, tls: Option<Arc<ClientConfig>>, bytes_max: usize) ->
 
 async fn download(url: &Url, tls: Option<Arc<ClientConfig>>, bytes_max: usize) -> Result<Vec<u8>, String> {
     let stream = connect(url).await?;
-    if !url.secure {
+    if !url.is_secure() {
         return exchange(stream, url, bytes_max).await;
     }
     let tls = tls.ok_or("there are no authorities to trust its server by")?;
-    let name = ServerName::try_from(url.host.clone()).map_err(|e| e.to_string())?;
+    let name = ServerName::try_from(url.host().to_owned()).map_err(|e| e.to_string())?;
     let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.map_err(|e| e.to_string())?;
     exchange(stream, url, bytes_max).await
 }
 
 async fn connect(url: &Url) -> Result<TcpStream, String> {
-    let found = tokio::net::lookup_host((url.host.as_str(), url.port)).await.map_err(|e| e.to_string())?;
+    let found = tokio::net::lookup_host((url.host(), url.port())).await.map_err(|e| e.to_string())?;
     let addresses: Vec<SocketAddr> = found.filter(|a| may_be_asked(a.ip())).take(ADDRESSES_MAX).collect();
     if addresses.is_empty() {
         return Err("its host has no address that may be asked".to_owned());
@@ -121,13 +73,9 @@ async fn connect(url: &Url) -> Result<TcpStream, String> {
     TcpStream::connect(addresses.as_slice()).await.map_err(|e| e.to_string())
 }
 
-/// Machines of the operator's own network are as good as others. Not so what answers on every network: the metadata of a
-/// cloud's machine lies there, and a name can be made to point to it.
+/// The operator's own machines are as good as others, this one too; not so what answers on every network.
 fn may_be_asked(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => !(v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast()),
-        IpAddr::V6(v6) => !(v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast()),
-    }
+    !address::answers_everywhere(ip)
 }
 
 async fn exchange<S>(stream: S, url: &Url, bytes_max: usize) -> Result<Vec<u8>, String>
@@ -142,7 +90,7 @@ where
 }
 
 async fn ask(sender: &mut http1::SendRequest<Empty<Bytes>>, url: &Url, bytes_max: usize) -> Result<Vec<u8>, String> {
-    let request = Request::get(&url.target)
+    let request = Request::get(url.target())
         .header("host", url.authority())
         .header("user-agent", "blockremote")
         .header("accept-encoding", "identity")
@@ -171,33 +119,6 @@ async fn ask(sender: &mut http1::SendRequest<Empty<Bytes>>, url: &Url, bytes_max
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
-
-    #[test]
-    fn a_url_says_where_and_nothing_else() {
-        for (text, secure, authority, target) in [
-            ("https://feeds.example/a.csv?x=1", true, "feeds.example:443", "/a.csv?x=1"),
-            ("http://127.0.0.1:8080", false, "127.0.0.1:8080", "/"),
-            ("http://[2001:db8::1]:8080/a", false, "[2001:db8::1]:8080", "/a"),
-            ("https://[2001:db8::1]/a", true, "[2001:db8::1]:443", "/a"),
-        ] {
-            let url = Url::parse(text).unwrap();
-            assert_eq!((url.secure, url.authority().as_str(), url.target.as_str()), (secure, authority, target));
-        }
-        for bad in [
-            "",
-            "ftp://a/b",
-            "file:///etc/passwd",
-            "https://",
-            "https://user:pw@host/",
-            "https://host/#x",
-            "https://host:0/",
-            "https://host:x/",
-            "https://ho st/",
-            "https://host/\r\nX: y",
-        ] {
-            assert!(Url::parse(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn what_answers_on_every_network_is_never_asked() {

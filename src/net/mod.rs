@@ -3,10 +3,12 @@
 //! Every connection has deadlines of our own: for the handshake, for the header, for idleness. What a request means is
 //! decided by the [`Service`] that is handed in. Knows nothing of routes, tokens or tenants.
 
+pub mod address;
 mod deadline;
 pub mod fetch;
 pub mod http;
 pub mod limits;
+pub mod outbound;
 pub mod tls;
 pub mod ws;
 

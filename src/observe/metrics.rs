@@ -39,6 +39,10 @@ pub struct Gauges {
     pub anonymous_networks: u64,
     /// Live counters of anonymous callers that were pushed out by newer ones, since the start.
     pub anonymous_evictions: u64,
+    /// Events that wait for an integration.
+    pub integration_backlog: u64,
+    /// How long ago the oldest of them happened.
+    pub integration_oldest_s: u64,
 }
 
 /// One route's name and method, in the order of the route table.
@@ -59,7 +63,8 @@ pub struct Metrics {
     ws_handshake: Histogram,
     refreshes: Family<RefreshLabels, Counter>,
     shadows: Family<ShadowLabels, Counter>,
-    gauges: [Gauge<u64, AtomicU64>; 9],
+    deliveries: Family<DeliveryLabels, Counter>,
+    gauges: [Gauge<u64, AtomicU64>; 11],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -71,6 +76,12 @@ struct RefreshLabels {
 struct ShadowLabels {
     active: &'static str,
     shadow: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeliveryLabels {
+    kind: &'static str,
+    result: &'static str,
 }
 
 impl Metrics {
@@ -129,7 +140,13 @@ impl Metrics {
             "Heartbeats that a shadow judged, by what the active engine and what the shadow decided",
             shadows.clone(),
         );
-        let gauges: [Gauge<u64, AtomicU64>; 9] = Default::default();
+        let deliveries = Family::<DeliveryLabels, Counter>::default();
+        registry.register(
+            "blockremote_integration_deliveries",
+            "Attempts to tell integrations of events, by kind and by what came of it",
+            deliveries.clone(),
+        );
+        let gauges: [Gauge<u64, AtomicU64>; 11] = Default::default();
         let names = [
             ("blockremote_store_queue_writes", "Changes and heartbeats that wait for the writer"),
             ("blockremote_devices", "Enrolled devices"),
@@ -143,6 +160,8 @@ impl Metrics {
                 "blockremote_anonymous_evictions",
                 "Counters of anonymous callers pushed out by newer ones since the start",
             ),
+            ("blockremote_integration_backlog_events", "Events that wait for an integration"),
+            ("blockremote_integration_oldest_seconds", "How long ago the oldest event that waits happened"),
         ];
         for ((name, help), gauge) in names.into_iter().zip(&gauges) {
             registry.register(name, help, gauge.clone());
@@ -158,6 +177,7 @@ impl Metrics {
             ws_handshake,
             refreshes,
             shadows,
+            deliveries,
             gauges,
         }
     }
@@ -203,6 +223,11 @@ impl Metrics {
         self.refreshes.get_or_create(&RefreshLabels { result }).inc();
     }
 
+    /// An integration was told of an event, or not.
+    pub fn delivery(&self, kind: &'static str, result: &'static str) {
+        self.deliveries.get_or_create(&DeliveryLabels { kind, result }).inc();
+    }
+
     /// Takes over what is read at the moment of a scrape.
     pub fn set_gauges(&self, now: &Gauges) {
         let values = [
@@ -215,6 +240,8 @@ impl Metrics {
             now.anonymous_tokens,
             now.anonymous_networks,
             now.anonymous_evictions,
+            now.integration_backlog,
+            now.integration_oldest_s,
         ];
         for (gauge, value) in self.gauges.iter().zip(values) {
             gauge.set(value);

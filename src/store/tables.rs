@@ -129,6 +129,20 @@ tables! {
     SIGNAL_ANCHORS = "signal_anchors", Key;
     /// tenant, signal id -> raw: state and heartbeat behind a decision other than allow, kept with the audit entry.
     DECISION_STATES = "decision_states", Key;
+    /// tenant, seq -> raw: an audit entry that is an event for integrations and that none of them has taken yet.
+    OUTBOX = "outbox", Key;
+    /// tenant -> raw: how many integrations there are; no row, no outbox.
+    INTEGRATION_COUNTS = "integration_counts", Key;
+    /// tenant, integration -> integration, its secrets sealed.
+    INTEGRATIONS = "integrations", Key;
+    /// tenant, integration, seq -> what became of an event that was to be sent there.
+    DELIVERIES = "deliveries", Key;
+    /// tenant, integration, seq -> raw: when it is due (ms), what keeps its order; only for what is still to be sent.
+    DELIVERIES_DUE = "deliveries_due", Key;
+    /// tenant, quota's name, 0 -> raw: when it was last noted that the limit is reached.
+    QUOTA_NOTICES = "quota_notices", Key;
+    /// tenant -> who may show the status widget in a page.
+    EMBED_ORIGINS = "embed_origins", Key;
     /// tenant, name, 0 -> threat feed; the appliance's own stand under the id of zeros.
     INTEL_FEEDS = "intel_feeds", Key;
     /// tenant, device id, 0, kind byte, value, 0 -> when a device was seen with a value. Under fd and fe: which make room.

@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use std::sync::Arc;
+
 use redb::{ReadableTable, TableHandle, WriteTransaction};
 
 use super::codec::{self, Row};
 use super::tables::{Key, Table};
+use super::writer::WriterState;
 use crate::kernel::{Error, Result};
 
 type Opened<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
@@ -23,10 +26,16 @@ pub struct Tx<'t> {
     after: Vec<AfterCommit>,
     writes: u64,
     broken: bool,
+    state: &'t Arc<WriterState>,
 }
 
 impl<'t> Tx<'t> {
-    pub(super) fn new(txn: &'t WriteTransaction, journal_block: u64, journal: Vec<u8>) -> Self {
+    pub(super) fn new(
+        txn: &'t WriteTransaction,
+        journal_block: u64,
+        journal: Vec<u8>,
+        state: &'t Arc<WriterState>,
+    ) -> Self {
         Self {
             txn,
             tables: HashMap::with_capacity(16),
@@ -36,6 +45,7 @@ impl<'t> Tx<'t> {
             after: Vec::new(),
             writes: 0,
             broken: false,
+            state,
         }
     }
 
@@ -178,6 +188,12 @@ impl<'t> Tx<'t> {
     /// Runs `f` once the commit is durable and before anybody is answered: indexes are fed here. Dropped on failure.
     pub fn after_commit(&mut self, f: impl FnOnce() + Send + 'static) {
         self.after.push(Box::new(f));
+    }
+
+    /// Tells whoever empties the outbox, once the commit is durable, that something lies in it.
+    pub fn ring_outbox(&mut self) {
+        let state = Arc::clone(self.state);
+        self.after_commit(move || state.outbox.notify_one());
     }
 
     pub(super) fn mark(&self) -> (u64, usize) {

@@ -64,6 +64,8 @@ pub struct WriterState {
     pub commits: AtomicU64,
     /// Jobs that these commits carried.
     pub jobs: AtomicU64,
+    /// Rung after a commit that left something in the outbox; one ring is kept for who comes later.
+    pub outbox: tokio::sync::Notify,
 }
 
 /// Hears how long each commit took, for the metrics.
@@ -157,7 +159,7 @@ impl Writer {
     ) -> Result<Vec<u8>> {
         let watch = Stopwatch::start();
         let txn = self.begin()?;
-        let mut tx = Tx::new(&txn, self.next_block, journal::start_block(buffer));
+        let mut tx = Tx::new(&txn, self.next_block, journal::start_block(buffer), &self.state);
         let mut ran = 0;
         let mut spoiled = false;
         for job in changes.iter_mut().take(limits::WRITE_BATCH_MAX) {
@@ -226,7 +228,7 @@ impl Writer {
                 return Err(e);
             }
         };
-        let mut tx = Tx::new(&txn, self.next_block, journal::start_block(Vec::new()));
+        let mut tx = Tx::new(&txn, self.next_block, journal::start_block(Vec::new()), &self.state);
         let refused = job.run(&mut tx).is_err();
         let broken = tx.is_broken();
         let outcome = if broken {

@@ -20,6 +20,7 @@ use crate::common::{
     DAY, Done, add_user, body, enrollment, enrollment_token, log_in, new_tenant, password_of, second_tenant, send,
 };
 use crate::killswitch::raw::Raw;
+use crate::world::hooks::{NOWHERE, webhook};
 use crate::world::money::flag;
 use crate::world::second_factor::{authenticator, set_up_passkey};
 use crate::world::{Call, Who, World, promised, public_rows};
@@ -44,6 +45,7 @@ const KINDS: &[Kind] = &[
     Kind { name: "token_id", absent: "enr_00000000-0000-7000-8000-000000000000", malformed: "enr_x" },
     Kind { name: "root_id", absent: "tpm.00000000000000000000000000000000", malformed: "not%20a%20name" },
     Kind { name: "flag_key", absent: "no-such-flag", malformed: "not%20a%20name" },
+    Kind { name: "integration_id", absent: "int_00000000-0000-7000-8000-000000000000", malformed: "int_x" },
     Kind { name: "feed", absent: "none", malformed: "Not%20A%20Name" },
     Kind { name: "tenant_id", absent: "ten_00000000-0000-7000-8000-000000000000", malformed: "ten_x" },
 ];
@@ -143,6 +145,11 @@ impl Party {
                     name
                 }
                 "token_id" => people::token(server, self.tenant).await?,
+                "integration_id" => {
+                    let name = format!("made {} {}", self.username, self.next);
+                    let new = webhook(&name, NOWHERE, &["case.breached"]);
+                    self.made_by(server, "/v1/integrations", &new).await?
+                }
                 "feed" => {
                     let name = format!("made-{}-{}", self.username, self.next);
                     crate::intel::feed(server, self.tenant, &name).await?;
@@ -178,6 +185,7 @@ impl Party {
             "token_id" => format!("/v1/enrollment-tokens/{id}"),
             "flag_key" => format!("/v1/flags/{id}"),
             "feed" => format!("/v1/intel/feeds/{id}"),
+            "integration_id" => format!("/v1/integrations/{id}"),
             other => return Err(format!("nothing removes a {other}: write it").into()),
         };
         let bearer = format!("Bearer {}", self.admin);

@@ -24,6 +24,7 @@ mod hardware;
 mod heartbeat;
 mod identity;
 mod idor;
+mod integrations;
 mod intel;
 mod intel_devices;
 mod intel_sources;

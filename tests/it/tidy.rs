@@ -15,6 +15,7 @@ const DOMAINS: &[&str] = &[
     "devices",
     "killswitch",
     "billing",
+    "integrations",
     "attestation",
     "intel",
     "signals",

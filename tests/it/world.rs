@@ -2,6 +2,7 @@
 //!
 //! A row of the route table without a recipe here fails the matrix.
 
+pub mod hooks;
 pub mod money;
 pub mod second_factor;
 
@@ -84,8 +85,13 @@ pub fn expected_entry(verb: Verb, path: &str) -> Option<&'static str> {
         "/v1/tenants/{tenant_id}" if verb == Verb::Patch => "tenant_updated",
         "/v1/tenants/{tenant_id}" => "tenant_deleted",
         path => {
-            let others =
-                [second_factor::expected_entry, people::expected_entry, trust::expected_entry, money::expected_entry];
+            let others = [
+                second_factor::expected_entry,
+                people::expected_entry,
+                trust::expected_entry,
+                money::expected_entry,
+                hooks::expected_entry,
+            ];
             return others.iter().find_map(|expected| expected(verb, path));
         }
     })
@@ -168,6 +174,9 @@ impl World {
             return Ok(call);
         }
         if let Some(call) = trust::recipe(self, route).await? {
+            return Ok(call);
+        }
+        if let Some(call) = self.hooks_recipe(route).await? {
             return Ok(call);
         }
         if let Some(call) = self.money_recipe(route, who).await? {

@@ -8,12 +8,15 @@
 //! Knows nothing of HTTP, and nothing of what the other domains mean by their entries.
 
 pub mod api;
+pub mod events;
 pub mod merkle;
 mod model;
 mod store;
 
 pub use model::{Action, Entry, NewEntry, ThreatLevel};
-pub use store::{TreeCheck, append, check_trees, erase_older};
+pub use store::{
+    Posted, TreeCheck, append, check_trees, entry_at, erase_older, find_newest, first_since, posted, visit_events,
+};
 
 use crate::kernel::ids::{DeviceId, TenantId};
 use crate::kernel::{Result, limits};

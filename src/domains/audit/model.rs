@@ -128,6 +128,8 @@ pub enum Action {
     StatusListImported,
     /// A newer receipt of Apple's for a device's key was taken in.
     ReceiptImported,
+    /// A device was cut off from everything but the appliance.
+    DeviceQuarantined,
     /// The engine wants the device to prove itself.
     DeviceChallenged,
     /// The engine trusts the device again.
@@ -156,6 +158,26 @@ pub enum Action {
     FlagDeleted,
     /// The operator granted or took beyond a plan.
     EntitlementsChanged,
+    /// Something was refused because a limit of the company is reached; once an hour for each limit.
+    QuotaExceeded,
+    /// An integration was made.
+    IntegrationCreated,
+    /// An integration was changed.
+    IntegrationUpdated,
+    /// An integration got a new secret.
+    IntegrationRotated,
+    /// An integration was switched off, by its receiver's word that it is gone.
+    IntegrationDisabled,
+    /// An integration was removed.
+    IntegrationDeleted,
+    /// An integration was tried out.
+    IntegrationTested,
+    /// Events are sent to an integration again.
+    IntegrationReplayed,
+    /// The pages that may show the status widget were changed.
+    EmbedOriginsChanged,
+    /// A token for the status widget was made.
+    EmbedTokenCreated,
     /// A licence was installed.
     LicenceInstalled,
     /// The kill switch of the whole tenant was engaged.

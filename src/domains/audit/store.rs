@@ -4,13 +4,15 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 use sha2::{Digest, Sha256};
 
 use super::Page;
+use super::events::Event;
 use super::merkle::{self, Frontier, Hash, Node};
 use super::model::{Entry, EntryRow, HeadRow, Leaf, NewEntry, Personal};
 use crate::crypto::jcs;
 use crate::kernel::ids::{AuditId, DeviceId, TenantId};
 use crate::kernel::{Error, Random, Result, Timestamp};
 use crate::store::tables::{
-    AUDIT, AUDIT_BY_DEVICE, AUDIT_ERASED, AUDIT_HEADS, AUDIT_NODES, DECISION_STATES, Key, trailing_number,
+    AUDIT, AUDIT_BY_DEVICE, AUDIT_ERASED, AUDIT_HEADS, AUDIT_NODES, DECISION_STATES, INTEGRATION_COUNTS, Key, OUTBOX,
+    trailing_number,
 };
 use crate::store::{Snapshot, Tx, codec};
 
@@ -55,8 +57,103 @@ pub fn append(tx: &mut Tx<'_>, tenant: TenantId, now: Timestamp, random: &Random
         let key = Key::new().bytes(tenant.to_bytes()).text(device.as_str()).number(seq);
         tx.put_raw(AUDIT_BY_DEVICE, key, &[])?;
     }
-    tx.put(AUDIT_HEADS, head_key, &head_of(&tree))?;
+    tx.put(AUDIT_HEADS, &head_key, &head_of(&tree))?;
+    post(tx, head_key, seq, new)?;
     Ok(id)
+}
+
+/// Puts an entry that is an event into the outbox, where the tenant has somebody to tell. A test is sent by whoever asked
+/// for it.
+fn post(tx: &mut Tx<'_>, tenant: Key, seq: u64, new: &NewEntry) -> Result<()> {
+    match Event::of(new.action) {
+        None | Some(Event::IntegrationTest) => return Ok(()),
+        Some(_) => {}
+    }
+    if tx.get_raw(INTEGRATION_COUNTS, &tenant)?.is_none() {
+        return Ok(());
+    }
+    tx.put_raw(OUTBOX, tenant.number(seq), &[])?;
+    tx.ring_outbox();
+    Ok(())
+}
+
+/// The entry at a place of a tenant's log; `None` when there is none, or its content is erased.
+pub fn entry_at(snapshot: &Snapshot, tenant: TenantId, seq: u64) -> Result<Option<Entry>> {
+    let row = snapshot.get::<EntryRow>(AUDIT, Key::new().bytes(tenant.to_bytes()).number(seq))?;
+    row.map_or(Ok(None), shown)
+}
+
+/// The entry with this id, looked for among the newest hundreds: for who has just written it.
+pub fn find_newest(snapshot: &Snapshot, tenant: TenantId, id: AuditId) -> Result<Option<Entry>> {
+    const LOOKED_AT_MAX: usize = 1_024;
+    let (mut found, mut seen) = (None, 0);
+    snapshot.visit_back(AUDIT, &Key::new().bytes(tenant.to_bytes()), None, |_, value| {
+        seen += 1;
+        found = shown(codec::decode::<EntryRow>(value)?)?.filter(|entry| entry.id == id);
+        Ok(found.is_none() && seen < LOOKED_AT_MAX)
+    })?;
+    Ok(found)
+}
+
+/// The first entry at or behind this moment, by binary search; where a clock was set back, some entry near it.
+pub fn first_since(snapshot: &Snapshot, tenant: TenantId, at: Timestamp) -> Result<u64> {
+    let tree = Key::new().bytes(tenant.to_bytes());
+    let (mut low, mut high) = (
+        erased_through(snapshot.get_raw(AUDIT_ERASED, &tree)?),
+        snapshot.get::<HeadRow>(AUDIT_HEADS, &tree)?.unwrap_or_default().size,
+    );
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match entry_at(snapshot, tenant, middle)? {
+            Some(entry) if entry.created_at >= at => high = middle,
+            _ => low = middle + 1,
+        }
+    }
+    Ok(low)
+}
+
+/// Visits the events among the entries `from..=to` with their numbers, in their order, until `visit` says `false`.
+pub fn visit_events(
+    snapshot: &Snapshot,
+    tenant: TenantId,
+    (from, to): (u64, u64),
+    mut visit: impl FnMut(u64, Option<Posted>) -> bool,
+) -> Result<()> {
+    let tree = Key::new().bytes(tenant.to_bytes());
+    let end = tree.clone().number(to.saturating_add(1));
+    snapshot.visit(AUDIT, tree.number(from).as_ref(), Some(end.as_ref()), |key, value| {
+        let found = posted_of(codec::decode::<EntryRow>(value)?)?;
+        Ok(trailing_number(key).is_some_and(|seq| visit(seq, found)))
+    })
+}
+
+/// What an entry says of itself, in the transaction that may have written it.
+pub struct Posted {
+    /// Its id.
+    pub id: AuditId,
+    /// Which event it is.
+    pub event: Event,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What it is about: events about the same thing are told in their order.
+    pub subject: String,
+}
+
+/// Looks at an entry as an event; `None` when it is none, or its content is erased.
+pub fn posted(tx: &mut Tx<'_>, tenant: TenantId, seq: u64) -> Result<Option<Posted>> {
+    let row = tx.get::<EntryRow>(AUDIT, Key::new().bytes(tenant.to_bytes()).number(seq))?;
+    row.map_or(Ok(None), posted_of)
+}
+
+fn posted_of(row: EntryRow) -> Result<Option<Posted>> {
+    let Some(text) = row.leaf else { return Ok(None) };
+    let leaf: Leaf = serde_json::from_str(&text).map_err(Error::internal)?;
+    Ok(Event::of(leaf.action_taken).map(|event| Posted {
+        id: leaf.id,
+        event,
+        at: leaf.created_at,
+        subject: leaf.device_id.map_or_else(String::new, |device| device.as_str().to_owned()),
+    }))
 }
 
 fn node_key(tenant: TenantId, level: u8, index: u64) -> Key {

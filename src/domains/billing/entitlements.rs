@@ -5,22 +5,28 @@
 //! last place one gets it. What is over a limit that was lowered stays; only more is refused.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Billing;
 use super::plans::Catalogue;
-use crate::domains::audit::{self, Action, NewEntry};
+use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
 use crate::domains::metering::{Span, day_at};
 use crate::domains::tenants::{self, Feature, Overrides, PlanTier, Purchase, Quota, QuotaPeriod, Retention};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{TenantId, UserId};
 use crate::kernel::{Kind, Refusal, Result, Timestamp};
-use crate::store::tables::{API_KEYS, DEVICES, Key, QUOTA_USAGE, TEAMS, Table, USERS, trailing_number};
+use crate::store::tables::{
+    API_KEYS, DEVICES, INTEGRATIONS, Key, QUOTA_NOTICES, QUOTA_USAGE, TEAMS, Table, USERS, trailing_number,
+};
 use crate::store::{Snapshot, Tx, codec};
 
 /// More days than any log is kept for; stands for one that is kept for ever.
 const AUDIT_DAYS_MAX: u64 = 36_500;
+
+/// How often the log says that a limit is reached.
+const NOTICE_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Which word decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
@@ -97,6 +103,7 @@ const fn rows_of(quota: Quota) -> Option<Table> {
         Quota::Users => Some(USERS),
         Quota::Teams => Some(TEAMS),
         Quota::ApiKeys => Some(API_KEYS),
+        Quota::Integrations => Some(INTEGRATIONS),
         _ => None,
     }
 }
@@ -194,8 +201,46 @@ impl Billing {
         let purchase = tenants::load(tx, tenant)?.map(|row| row.purchase).unwrap_or_default();
         let (period, resets_at) = period_of(quota, now);
         let used = used_in(tx, tenant, quota, period)?.saturating_sub(freed);
-        self.decide(&purchase, quota, used, wanted, resets_at, now)?;
+        let decided = self.decide(&purchase, quota, used, wanted, resets_at, now);
+        if decided.is_err() {
+            self.note_exceeded(tenant, quota, now);
+        }
+        decided?;
         Ok(Admitted { key: usage_key(tenant, quota, period), used: used.saturating_add(wanted) })
+    }
+
+    /// Notes in the log that a limit is reached, once an hour. A refusal leaves no trace in its own transaction, so this
+    /// is one of its own, behind it; what comes too often is kept from the queue by memory.
+    fn note_exceeded(&self, tenant: TenantId, quota: Quota, now: Timestamp) {
+        let key = (tenant, quota);
+        let last = self.inner.exceeded.pin().get(&key).copied();
+        if last.is_some_and(|last| now.since(last) < NOTICE_EVERY) {
+            return;
+        }
+        let this = self.clone();
+        // A full queue loses the note; the next refusal brings another.
+        let _ = self.inner.store.post(move |tx| this.note_exceeded_in(tx, tenant, quota));
+    }
+
+    fn note_exceeded_in(&self, tx: &mut Tx<'_>, tenant: TenantId, quota: Quota) -> Result<()> {
+        let now = self.inner.clock.now();
+        let place = Key::new().bytes(tenant.to_bytes()).text(quota.name());
+        let noted = tx.get_raw(QUOTA_NOTICES, &place)?.as_deref().and_then(trailing_number);
+        let noted = noted.and_then(|ms| i64::try_from(ms).ok()).map(Timestamp::from_millis);
+        let fresh = noted.is_some_and(|at| now.since(at) < NOTICE_EVERY);
+        let Some(row) = tenants::load(tx, tenant)?.filter(|_| !fresh) else { return Ok(()) };
+        let (period, _) = period_of(quota, now);
+        let used = used_in(tx, tenant, quota, period)?;
+        let most = self.limit(&row.purchase, quota, now).most.map_or_else(|| "no limit".to_owned(), |n| n.to_string());
+        let why = format!("{}: {used} of {most} ({})", quota.name(), row.purchase.plan_at(now).name());
+        let entry = NewEntry::new(Action::QuotaExceeded, &Origin::system()).level(ThreatLevel::Low).reason(why);
+        audit::append(tx, tenant, now, &self.inner.random, &entry)?;
+        tx.put_raw(QUOTA_NOTICES, place, &u64::try_from(now.as_millis()).unwrap_or(0).to_be_bytes())?;
+        let inner = std::sync::Arc::clone(&self.inner);
+        tx.after_commit(move || {
+            inner.exceeded.pin().insert((tenant, quota), now);
+        });
+        Ok(())
     }
 
     /// The one decision.

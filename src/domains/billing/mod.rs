@@ -33,10 +33,10 @@ use zeroize::Zeroizing;
 use crate::crypto::{VerifyingKey, webhook};
 use crate::domains::devices::Devices;
 use crate::domains::killswitch::KillSwitch;
-use crate::domains::tenants::{PlanTier, Tenants};
+use crate::domains::tenants::{PlanTier, Quota, Tenants};
 use crate::kernel::ids::TenantId;
 use crate::kernel::network::Network;
-use crate::kernel::{Clock, Error, Random, Result};
+use crate::kernel::{Clock, Error, Random, Result, Timestamp};
 use crate::store::Store;
 use crate::store::tables::{Key, META};
 use deadlines::Deadlines;
@@ -115,6 +115,8 @@ struct Inner {
     deadlines: Deadlines,
     /// Tenants that a licence covered at the last look. Only the watch locks it.
     covered: Mutex<HashSet<TenantId>>,
+    /// When it was last noted that a limit is reached; what is on disk decides, this keeps repeats from the queue.
+    exceeded: papaya::HashMap<(TenantId, Quota), Timestamp>,
 }
 
 impl Billing {
@@ -152,6 +154,7 @@ impl Billing {
             told_anew: AtomicBool::new(true),
             deadlines,
             covered: Mutex::default(),
+            exceeded: papaya::HashMap::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -79,6 +79,11 @@ impl KillSwitch {
             entry = entry.user(user);
         }
         audit::append(tx, device.tenant, now, &self.random, &entry)?;
+        if new.action == Action::ImmediateQuarantine {
+            let cut_off = NewEntry::new(audit::Action::DeviceQuarantined, origin).device(&device.id);
+            let cut_off = cut_off.by(new.requested_by).level(new.action.threat_level()).reason(new.reason.clone());
+            audit::append(tx, device.tenant, now, &self.random, &cut_off)?;
+        }
         let (hub, no, seq) = (Arc::clone(&self.hub), device.no, view.seq);
         // A blocked device kept its socket although it must pay; what releases it ends that.
         let must_go = new.action == Action::Unlock && device.told_to_pay;

@@ -53,7 +53,7 @@ pub enum QuotaPeriod {
 macro_rules! quotas {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $period:ident;)+) => {
         /// What is limited.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, utoipa::ToSchema)]
         #[serde(rename_all = "snake_case")]
         pub enum Quota { $($(#[$doc])* $name,)+ }
 

@@ -1,0 +1,67 @@
+//! Carries what integrations send: from what is meant (`domains::integrations`) to bytes on a wire (`net::outbound`).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::domains::integrations::{Parcel, Receipt, Sending, Tls, Transport};
+use crate::kernel::url::Url;
+use crate::net::fetch;
+use crate::net::outbound::{Mail, MailTls, Outbound, Settings, SystemResolver};
+
+/// The machine's name, as far as it fits into a header.
+pub(super) fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    if !name.is_empty() && name.len() <= 253 && name.chars().all(fits) { name } else { "blockremote".to_owned() }
+}
+
+/// Over the network, by the configuration's rules.
+pub(super) struct Wire {
+    outbound: Outbound,
+}
+
+impl Wire {
+    pub(super) fn new(config: &Config) -> Self {
+        let wanted = &config.integrations;
+        let tls = trust(&wanted.ca_certificates);
+        let settings =
+            Settings { allow: wanted.allow_addresses.clone(), tls, timeout: wanted.timeout, host_name: host_name() };
+        Self { outbound: Outbound::new(settings, Arc::new(SystemResolver)) }
+    }
+}
+
+/// A machine without the file can still serve who is called without TLS; who is called with it hears why it cannot be.
+fn trust(path: &Path) -> Option<Arc<rustls::ClientConfig>> {
+    fetch::trust(path).inspect_err(|e| tracing::debug!("integrations.ca_certificates: {e}")).ok()
+}
+
+impl Transport for Wire {
+    fn send(&self, parcel: Parcel) -> Sending {
+        let outbound = self.outbound.clone();
+        Box::pin(async move {
+            match parcel {
+                Parcel::Post { url, headers, body } => {
+                    let url = Url::parse(&url)?;
+                    let answer = outbound.post(&url, &headers, body.into()).await?;
+                    let start = String::from_utf8_lossy(&answer.start).into_owned();
+                    Ok(Receipt { status: Some(answer.status), retry_after: answer.retry_after, answer: start })
+                }
+                Parcel::Line { host, port, tls, frame } => {
+                    outbound.line(&host, port, tls, &frame).await?;
+                    Ok(Receipt { answer: "sent".to_owned(), ..Receipt::default() })
+                }
+                Parcel::Mail { host, port, tls, login, from, to, subject, text, id, written } => {
+                    let tls = match tls {
+                        Tls::Tls => MailTls::Implicit,
+                        Tls::Starttls => MailTls::StartTls,
+                        Tls::None => MailTls::None,
+                    };
+                    let written_s = u64::try_from(written.as_secs()).unwrap_or(0);
+                    let mail = Mail { host, port, tls, login, from, to, subject, text, id, written_s };
+                    Ok(Receipt { answer: outbound.mail(&mail).await?, ..Receipt::default() })
+                }
+            }
+        })
+    }
+}
