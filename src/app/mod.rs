@@ -26,6 +26,7 @@ use crate::crypto::{VerifyingKey, password};
 use crate::domains::attestation::{self, Attestation};
 use crate::domains::billing::{self, Billing, SharedSecret};
 use crate::domains::devices::Devices;
+use crate::domains::embed::{self, Embed};
 use crate::domains::flags::Flags;
 use crate::domains::iam::{self, FirstSecrets, Iam, KeyCustody};
 use crate::domains::integrations::{self, Integrations};
@@ -305,6 +306,15 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         },
     })?;
     signals.end_sessions_by(Box::new(iam.session_ender()));
+    let embed = Embed::rebuild(embed::Parts {
+        store: store.clone(),
+        tenants: tenants.clone(),
+        devices: devices.clone(),
+        keys: keys.clone(),
+        issuer: config.tokens.issuer.clone(),
+        clock: clock.clone(),
+        random: env.random.clone(),
+    })?;
     let failed = Arc::new(Notify::new());
     let (committed, tell) = (Arc::clone(&metrics), Arc::clone(&failed));
     store.start(WriterParts {
@@ -325,6 +335,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         integrations,
         attestation,
         intel,
+        embed,
         signals,
         store,
     });

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::Config;
 use crate::kernel::network::Network;
+use crate::kernel::url;
 
 /// Characters of a text, a path or a list's element.
 const TEXT_CHARS_MAX: usize = 1024;
@@ -85,59 +86,16 @@ impl FromStr for SubjectName {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Address(address));
         }
-        if is_host_name(text) {
+        if url::is_host_name(text) {
             return Ok(Self::Dns(text.to_ascii_lowercase()));
         }
         Err(format!("{} is neither a host name nor an address", quoted(text)))
     }
 }
 
-/// RFC 1123 host name. A last label of digits only would be a mistyped IPv4 address.
-fn is_host_name(text: &str) -> bool {
-    let label_fits = |l: &str| {
-        (1..=63).contains(&l.len())
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !l.starts_with('-')
-            && !l.ends_with('-')
-    };
-    let last_has_letter = text.rsplit('.').next().is_some_and(|l| l.bytes().any(|b| !b.is_ascii_digit()));
-    text.len() <= 253 && last_has_letter && text.split('.').all(label_fits)
-}
-
-/// An origin as a browser sends it (RFC 6454): `https://host` or `https://host:port`, in lower case.
 fn web_origin(text: &str) -> Result<String, String> {
     let bad = || format!("{} is not an origin: write https://host or https://host:port, without a path", quoted(text));
-    let lower = text.to_ascii_lowercase();
-    let (scheme, authority) = lower.split_once("://").ok_or_else(bad)?;
-    let default_port = match scheme {
-        "https" => 443,
-        "http" => 80,
-        _ => return Err(bad()),
-    };
-    // An IPv6 address stands in brackets and has colons of its own.
-    let (host, port) = match authority.split_once(']') {
-        Some((host, "")) => (format!("{host}]"), None),
-        Some((host, rest)) => (format!("{host}]"), Some(rest.strip_prefix(':').ok_or_else(bad)?)),
-        None => authority.split_once(':').map_or((authority.to_owned(), None), |(h, p)| (h.to_owned(), Some(p))),
-    };
-    let v6 = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).map(str::parse::<std::net::Ipv6Addr>);
-    let host_fits = match v6 {
-        Some(parsed) => parsed.is_ok(),
-        None => host.parse::<std::net::Ipv4Addr>().is_ok() || is_host_name(&host),
-    };
-    let port = match port {
-        None => None,
-        Some(p) if p.bytes().all(|b| b.is_ascii_digit()) => Some(p.parse::<u16>().map_err(|_| bad())?),
-        Some(_) => return Err(bad()),
-    };
-    if !host_fits || port == Some(0) {
-        return Err(bad());
-    }
-    // Browsers leave the scheme's own port out, so an origin that names it would never match.
-    Ok(match port {
-        Some(p) if p != default_port => format!("{scheme}://{host}:{p}"),
-        _ => format!("{scheme}://{host}"),
-    })
+    url::web_origin(text).ok_or_else(bad)
 }
 
 /// One allowed word of a choice and what choosing it does.

@@ -1,12 +1,13 @@
 //! The nouns of the product, one folder each. A domain's `mod.rs` is its façade: other domains use nothing deeper.
 //!
 //! Who leans on whom, in this order and never back: audit, tenants, metering, flags, devices, killswitch, billing,
-//! integrations, attestation, intel, signals, iam.
+//! integrations, attestation, intel, signals, iam, embed.
 
 pub mod attestation;
 pub mod audit;
 pub mod billing;
 pub mod devices;
+pub mod embed;
 pub mod flags;
 pub mod iam;
 pub mod integrations;
@@ -38,6 +39,8 @@ pub struct Services {
     pub attestation: attestation::Attestation,
     /// Lists of what is known to be bad.
     pub intel: intel::Intel,
+    /// The status widget.
+    pub embed: embed::Embed,
     /// Heartbeats and trust scores.
     pub signals: signals::Signals,
     /// The forensic log.

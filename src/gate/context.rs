@@ -175,6 +175,7 @@ pub struct Context {
     pub(super) draining: bool,
     pub(super) accept: Option<String>,
     pub(super) enrollment: Option<String>,
+    pub(super) embed: Option<String>,
     pub(super) cookie: RefreshCookie,
     pub(super) proven_key: Option<Binding>,
     pub(super) signature: SignatureHeaders,
@@ -208,6 +209,11 @@ impl Context {
     /// The token of `Authorization: Enrollment ...`.
     pub fn enrollment_credential(&self) -> Option<&str> {
         self.enrollment.as_deref()
+    }
+
+    /// The token of the status widget, from `X-Embed-Token`: a header of its own, because it is no credential of a caller.
+    pub fn embed_credential(&self) -> Option<&str> {
+        self.embed.as_deref()
     }
 
     /// The value of the cookie `__Host-refresh`.

@@ -259,6 +259,7 @@ impl Gate {
             draining: self.drain.has_started(),
             accept: header("accept").map(str::to_owned),
             enrollment: credential(&parts.headers, "Enrollment").map(str::to_owned),
+            embed: header("x-embed-token").map(str::to_owned),
             cookie: self.refresh_cookie(&parts.uri, &parts.headers),
             proven_key,
             if_none_match: header("if-none-match").map(str::to_owned),
@@ -400,6 +401,10 @@ impl Gate {
         let headers = response.headers_mut();
         for (name, value) in &self.headers {
             headers.entry(name).or_insert_with(|| value.clone());
+        }
+        // A page that others may frame leaves it out; only such a page says so, by an empty one.
+        if headers.get("x-frame-options").is_some_and(HeaderValue::is_empty) {
+            headers.remove("x-frame-options");
         }
         if let Ok(id) = HeaderValue::from_str(&facts.origin.request_id) {
             headers.insert(HeaderName::from_static("x-request-id"), id);

@@ -24,7 +24,7 @@ use crate::domains::iam::Permission::{
     UsersRead, UsersWrite,
 };
 use crate::domains::{
-    attestation, audit, billing, devices, flags, iam, integrations, intel, killswitch, metering, signals,
+    attestation, audit, billing, devices, embed, flags, iam, integrations, intel, killswitch, metering, signals,
 };
 use crate::endpoint;
 
@@ -183,6 +183,11 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Post,   "/v1/integrations/{integration_id}/test",                          User(IntegrationsWrite),                      Writes,     NO_BODY,  Write,     endpoint!(integrations::api::test, Nothing => 200 integrations::api::IntegrationTested), "Send an event to try an integration out"),
     row(Verb::Get,    "/v1/integrations/{integration_id}/deliveries",                    User(IntegrationsRead),                       Read,       NO_BODY,  Unaudited, endpoint!(integrations::api::deliveries, Query<integrations::api::DeliveryQuery> => 200 integrations::api::DeliveryList), "What became of the events of an integration"),
     row(Verb::Post,   "/v1/integrations/{integration_id}/replay",                        User(IntegrationsWrite),                      Writes,     4 * KIB,  Write,     endpoint!(integrations::api::replay, Json<integrations::api::ReplayRequest> => 200 integrations::api::IntegrationReplayed), "Send events to an integration again"),
+    row(Verb::Get,    "/v1/embed/origins",                                               User(IntegrationsRead),                       Read,       NO_BODY,  Unaudited, endpoint!(embed::api::origins, Nothing => 200 embed::api::EmbedOrigins), "Pages that may show the status widget"),
+    row(Verb::Put,    "/v1/embed/origins",                                               FreshUser(IntegrationsWrite),                 Writes,     16 * KIB, Write,     endpoint!(embed::api::set_origins, Json<embed::api::EmbedOrigins> => 200 embed::api::EmbedOrigins), "Say which pages may show the status widget"),
+    row(Verb::Post,   "/v1/embed/tokens",                                                User(IntegrationsWrite),                      Writes,     4 * KIB,  Write,     endpoint!(embed::api::mint, Json<embed::api::EmbedTokenRequest> => 201 embed::api::EmbedToken), "Make a token for the status widget"),
+    row(Verb::Get,    "/v1/embed/status",                                                Public("the widget's token is the credential"),ByNetwork,  NO_BODY,  Unaudited, endpoint!(embed::api::status, Nothing => 200 embed::api::WidgetStatus), "The status widget's figures"),
+    row(Verb::Get,    "/embed/status",                                                   Public("who may frame it is said by its policy"),ByNetwork,  NO_BODY,  Unaudited, endpoint!(embed::api::widget, Query<embed::api::WhoseWidget> => 200 embed::api::WidgetPage), "The status widget, for frames"),
     row(Verb::Get,    "/v1/audit/logs",                                  UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(audit::api::logs, Query<audit::api::LogQuery> => 200 audit::api::AuditList),                           "The forensic log, newest first"),
     row(Verb::Get,    "/v1/tenants",                                     User(SystemAdmin),                            Read,       NO_BODY,  Unaudited, endpoint!(iam::api::tenants::list, Query<iam::api::tenants::PageQuery> => 200 iam::api::tenants::TenantList),     "Tenants of the appliance"),
     row(Verb::Post,   "/v1/tenants",                                     User(SystemAdmin),                            Writes,     16 * KIB, Write,     endpoint!(iam::api::tenants::create, Json<iam::api::tenants::TenantRequest> => 201 iam::api::tenants::TenantView), "Make a tenant and its first administrator"),

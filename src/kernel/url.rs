@@ -74,6 +74,54 @@ impl Url {
     }
 }
 
+/// RFC 1123 host name. A last label of digits only would be a mistyped IPv4 address.
+pub fn is_host_name(text: &str) -> bool {
+    let label_fits = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    let last_has_letter = text.rsplit('.').next().is_some_and(|l| l.bytes().any(|b| !b.is_ascii_digit()));
+    text.len() <= 253 && last_has_letter && text.split('.').all(label_fits)
+}
+
+/// An origin as browsers send it (RFC 6454), `https://host` or `https://host:port` in lower case, without the scheme's own
+/// port; `None` for what is none.
+pub fn web_origin(text: &str) -> Option<String> {
+    let lower = text.to_ascii_lowercase();
+    let (scheme, authority) = lower.split_once("://")?;
+    let default_port = match scheme {
+        "https" => 443,
+        "http" => 80,
+        _ => return None,
+    };
+    // An IPv6 address stands in brackets and has colons of its own.
+    let (host, port) = match authority.split_once(']') {
+        Some((host, "")) => (format!("{host}]"), None),
+        Some((host, rest)) => (format!("{host}]"), Some(rest.strip_prefix(':')?)),
+        None => authority.split_once(':').map_or((authority.to_owned(), None), |(h, p)| (h.to_owned(), Some(p))),
+    };
+    let v6 = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).map(str::parse::<std::net::Ipv6Addr>);
+    let host_fits = match v6 {
+        Some(parsed) => parsed.is_ok(),
+        None => host.parse::<std::net::Ipv4Addr>().is_ok() || is_host_name(&host),
+    };
+    let port = match port {
+        None => None,
+        Some(p) if p.bytes().all(|b| b.is_ascii_digit()) => Some(p.parse::<u16>().ok()?),
+        Some(_) => return None,
+    };
+    if !host_fits || port == Some(0) {
+        return None;
+    }
+    // Browsers leave the scheme's own port out, so an origin that names it would never match.
+    Some(match port {
+        Some(p) if p != default_port => format!("{scheme}://{host}:{p}"),
+        _ => format!("{scheme}://{host}"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]

@@ -2,7 +2,7 @@
 //! were named.
 
 mod kinds;
-mod receiver;
+pub mod receiver;
 mod rules;
 
 use std::time::Duration;

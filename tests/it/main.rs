@@ -16,6 +16,7 @@ mod client_certificates;
 mod common;
 mod cookies;
 mod durability;
+mod embed;
 mod enrollment_tokens;
 mod entitlements;
 mod flags;

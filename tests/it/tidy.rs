@@ -20,6 +20,7 @@ const DOMAINS: &[&str] = &[
     "intel",
     "signals",
     "iam",
+    "embed",
 ];
 const LINES_MAX: usize = 600;
 /// Files that may be longer, each with its reason. Empty, and best kept so.

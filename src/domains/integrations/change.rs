@@ -425,6 +425,12 @@ impl Integrations {
                 let what = format!("{count} events are sent again ({which:?})");
                 this.note(tx, Action::IntegrationReplayed, &row, &what, by, &origin)?;
                 this.enqueue(tx, queued);
+                // Who asks for it does not want to wait until the receiver is trusted again.
+                let endpoint = this.endpoint(tenant, id)?;
+                tx.after_commit(move || {
+                    super::lock(&endpoint.health).not_before = Timestamp::EPOCH;
+                    endpoint.wake.notify_one();
+                });
                 let unseen = found.get(room).map(|(seq, _)| *seq);
                 Ok(Replayed { queued: count, next_seq: unseen.or(next_seq) })
             })

@@ -107,7 +107,7 @@ async fn answers_of_receivers_are_judged_and_bounded() -> Done {
     let test = format!("/v1/integrations/{id}/test");
     let bait = "HTTP/1.1 307 Look There\r\nlocation: http://169.254.169.254/latest/\r\ncontent-length: 0\r\n\r\n";
     let huge = format!("HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n{}", "x".repeat(9_000_000));
-    let odd = "HTTP/1.1 400 Bad\r\ncontent-length: 16\r\n\r\nno\r\n\u{1b}[31m\u{7f} thanks";
+    let odd = "HTTP/1.1 400 Bad\r\ncontent-length: 17\r\n\r\nno\r\n\u{1b}[31m\u{7f} thanks";
     for (answer, delivered, code, said) in [
         (status(200), true, json!(200), ""),
         (bait.into(), false, json!(307), "it redirects"),

@@ -1,5 +1,6 @@
 //! The matrix's requests about integrations, and short ways to make them in any test.
 
+use blockremote::domains::embed::{Figure, LIFETIME_MAX};
 use blockremote::domains::integrations::{Kind, Wanted, WantedTarget};
 use blockremote::gate::{Route, Verb};
 use blockremote::kernel::context::Origin;
@@ -27,6 +28,8 @@ pub async fn integration(server: &Server, admin: &str, body: Value) -> Result<(S
 /// What must stand in the log after such a row succeeded.
 pub fn expected_entry(verb: Verb, path: &str) -> Option<&'static str> {
     Some(match path {
+        "/v1/embed/origins" => "embed_origins_changed",
+        "/v1/embed/tokens" => "embed_token_created",
         "/v1/integrations" => "integration_created",
         "/v1/integrations/{integration_id}" if verb == Verb::Patch => "integration_updated",
         "/v1/integrations/{integration_id}" => "integration_deleted",
@@ -48,7 +51,31 @@ async fn made(server: &Server, tenant: TenantId, name: &str) -> Result<String, F
 }
 
 impl World {
+    async fn embed_recipe(&self, route: &Route) -> Result<Option<Call>, Fault> {
+        let (embed, page) = (&self.server.app().services.embed, "https://portal.example".to_owned());
+        let list = || embed.set_origins(self.tenant, [page.clone()].into(), UserId::NIL, Origin::cli());
+        Ok(Some(match (route.verb, route.path) {
+            // Without a company nobody may frame it: the headers are those of every other answer.
+            (_, "/embed/status") | (Verb::Get, "/v1/embed/origins") => Call::get(route.path),
+            (_, "/v1/embed/origins") => Call::of(route.path, json!({ "origins": [page] })),
+            (_, "/v1/embed/tokens") => {
+                list().await?;
+                Call::of(route.path, json!({ "origin": page }))
+            }
+            (_, "/v1/embed/status") => {
+                list().await?;
+                let (figures, life) = (Figure::ALL.to_vec(), LIFETIME_MAX);
+                let made = embed.mint(self.tenant, page.clone(), figures, life, UserId::NIL, Origin::cli()).await?;
+                Call { headers: vec![("x-embed-token", made.0)], ..Call::get(route.path) }
+            }
+            _ => return Ok(None),
+        }))
+    }
+
     pub(super) async fn hooks_recipe(&mut self, route: &Route) -> Result<Option<Call>, Fault> {
+        if let Some(call) = self.embed_recipe(route).await? {
+            return Ok(Some(call));
+        }
         if !route.path.starts_with("/v1/integration") {
             return Ok(None);
         }
