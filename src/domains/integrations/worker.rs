@@ -2,7 +2,7 @@
 //! up nobody but itself.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -131,25 +131,28 @@ impl Integrations {
     async fn attempt(self, endpoint: Arc<Endpoint>, seq: u64, subject: Arc<str>) {
         let slots = Arc::clone(&self.inner.slots);
         let slot = slots.acquire_owned().await;
-        let outcome = self.attempt_and_settle(&endpoint, seq).await;
+        let outcome = self.attempt_and_settle(&endpoint, seq, &subject).await;
         drop(slot);
-        let mut queue = lock(&endpoint.queue);
         match outcome {
-            Ok(After::Again(due)) => queue.again(seq, &subject, due),
-            Ok(After::Done | After::Disable) => queue.done(seq, &subject),
+            Ok(true) => {}
+            // There was nothing to write: the event is nobody's any more.
+            Ok(false) => lock(&endpoint.queue).done(seq, &subject),
             Err(e) => {
                 // Nothing is known to be durable: it is sent again, which a receiver must be ready for anyway.
                 tracing::warn!(error = %e, "an attempt at an integration could not be written down");
-                queue.again(seq, &subject, self.inner.parts.clock.now().plus(AFTER_TROUBLE));
+                let due = self.inner.parts.clock.now().plus(AFTER_TROUBLE);
+                lock(&endpoint.queue).again(seq, &subject, due);
             }
         }
     }
 
-    async fn attempt_and_settle(&self, endpoint: &Endpoint, seq: u64) -> Result<After> {
+    /// Says whether the queue has heard of it. It hears by the writer, in the order of the commits: a replay that is written
+    /// behind this attempt must not be taken for it.
+    async fn attempt_and_settle(&self, endpoint: &Arc<Endpoint>, seq: u64, subject: &Arc<str>) -> Result<bool> {
         let row = endpoint.row.load_full();
         let place = (row.tenant, row.id, seq);
         let found = self.inner.store.read_with(move |snapshot| store::to_send(snapshot, place)).await?;
-        let Some((event, entry)) = found else { return Ok(After::Done) };
+        let Some((event, entry)) = found else { return Ok(false) };
         let (attempt, verdict) = match entry {
             Some(entry) => self.try_once(endpoint, event, &entry).await,
             None => {
@@ -162,6 +165,8 @@ impl Integrations {
         self.judge(endpoint, failed);
         let (this, chance) = (self.clone(), self.inner.parts.random.u64());
         let shown = attempt.clone();
+        let (heard, queue_of, subject) = (Arc::new(AtomicBool::new(false)), Arc::clone(endpoint), Arc::clone(subject));
+        let told = Arc::clone(&heard);
         let after = self
             .inner
             .store
@@ -171,6 +176,14 @@ impl Integrations {
                 if after == After::Disable {
                     this.disable_in(tx, (place.0, place.1))?;
                 }
+                let (endpoint, subject, told) = (Arc::clone(&queue_of), Arc::clone(&subject), Arc::clone(&told));
+                tx.after_commit(move || {
+                    match after {
+                        After::Again(due) => lock(&endpoint.queue).again(seq, &subject, due),
+                        After::Done | After::Disable => lock(&endpoint.queue).done(seq, &subject),
+                    }
+                    told.store(true, Ordering::Release);
+                });
                 Ok(after)
             })
             .await?;
@@ -185,7 +198,7 @@ impl Integrations {
             tracing::info!(integration = %id, seq, result, status = shown.status, answer, "an event was not delivered");
         }
         (self.inner.parts.observer)(row.kind.name(), result);
-        Ok(after)
+        Ok(heard.load(Ordering::Acquire))
     }
 
     /// Sends an event once.

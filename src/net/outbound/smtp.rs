@@ -214,6 +214,29 @@ mod tests {
         }
     }
 
+    /// What a stranger on the way adds before TLS would else be taken for the server's word behind it.
+    #[tokio::test]
+    async fn what_comes_before_tls_beyond_one_answer_is_refused() {
+        for (said, fine) in [
+            ("220 mail\r\n", true),
+            ("220-mail\r\n220 go on\r\n", true),
+            ("220 mail\r\n250 injected\r\n", false),
+            ("220 mail\r\n220 injected\r\n", false),
+            ("554 no\r\n", false),
+            ("\r\n", false),
+        ] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(said.as_bytes()).await.unwrap();
+            });
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            server.await.unwrap();
+            assert_eq!(answer(&mut stream, "220").await.is_ok(), fine, "{said:?}");
+        }
+    }
+
     #[test]
     fn no_text_becomes_a_header_of_its_own() {
         let forged = Mail {
