@@ -8,11 +8,12 @@
 //! Knows nothing of HTTP, and nothing of what the other domains mean by their entries.
 
 pub mod api;
-pub mod events;
+mod events;
 pub mod merkle;
 mod model;
 mod store;
 
+pub use events::{Event, is_pattern, takes_in};
 pub use model::{Action, Entry, NewEntry, ThreatLevel};
 pub use store::{
     Posted, TreeCheck, append, check_trees, entry_at, erase_older, find_newest, first_since, posted, visit_events,

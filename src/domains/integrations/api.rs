@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::model::{Attempt, Delivery, Integration, Kind, State, Tls};
 use super::{Issued, Replay, Wanted};
-use crate::domains::audit::events::Event;
+use crate::domains::audit::Event;
 use crate::gate::{Context, Json, Nothing, Params, Query, Reply, Validate, Values};
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::{AuditId, IntegrationId};

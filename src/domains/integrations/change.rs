@@ -10,8 +10,7 @@ use super::model::{Attempt, Delivery, Integration, Kind, Secrets, State, Target,
 use super::rules::Verdict;
 use super::store::{self, INTEGRATIONS_MAX};
 use crate::crypto::webhook::new_secret;
-use crate::domains::audit::events::Event;
-use crate::domains::audit::{self, Action, NewEntry, Posted};
+use crate::domains::audit::{self, Action, Event, NewEntry, Posted};
 use crate::domains::tenants::{Feature, Quota};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{IntegrationId, TenantId, UserId};
@@ -479,7 +478,7 @@ fn chosen(snapshot: &Snapshot, row: &Integration, which: Replay) -> Result<Chose
                 return false;
             }
             // A subscription says what is wanted, whether it is switched on at the moment or not.
-            let wanted = row.events.iter().any(|p| audit::events::takes_in(p, posted.event));
+            let wanted = row.events.iter().any(|p| audit::takes_in(p, posted.event));
             if wanted && posted.event != Event::IntegrationTest {
                 found.push((seq, posted));
             }

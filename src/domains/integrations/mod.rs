@@ -1,6 +1,6 @@
 //! Integrations: other systems that a company has told of what happens, by signed webhooks, chats, syslog or mail.
 //!
-//! Which entries of the log are events is said by `audit::events`. The transaction of such an entry leaves a row in the
+//! Which entries of the log are events is said by `audit` (events.rs). The transaction of such an entry leaves a row in the
 //! outbox; from there it is handed out to the integrations that want it (`store::fan_out`), a row for each, and removed from
 //! the outbox in the same commit. What is sent is made from the entry when it is sent, so every attempt has the same bytes
 //! and the same id. An event counts as delivered when its receiver said so and that is durable: at least once, never "at

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::domains::audit::events::{self, Event};
+use crate::domains::audit::{self, Event};
 use crate::kernel::Timestamp;
 use crate::kernel::ids::{AuditId, IntegrationId, TenantId, UserId};
 use crate::store::Row;
@@ -129,7 +129,7 @@ impl Row for Integration {}
 impl Integration {
     /// Whether it is to be told of an event.
     pub fn wants(&self, event: Event) -> bool {
-        self.enabled && !self.removed && self.events.iter().any(|pattern| events::takes_in(pattern, event))
+        self.enabled && !self.removed && self.events.iter().any(|pattern| audit::takes_in(pattern, event))
     }
 }
 

@@ -9,8 +9,7 @@ use zeroize::Zeroizing;
 
 use super::model::{Integration, Kind, Secrets, Tls};
 use crate::crypto::webhook::{sign_standard, standard_key};
-use crate::domains::audit::events::Event;
-use crate::domains::audit::{Entry, ThreatLevel};
+use crate::domains::audit::{Entry, Event, ThreatLevel};
 use crate::kernel::Timestamp;
 
 /// What is to be sent.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domains::audit::events::is_pattern;
+use crate::domains::audit::is_pattern;
 use crate::domains::integrations::WantedTarget;
 use crate::domains::integrations::model::{Integration, Kind, Secrets, Tls};
 use crate::gate::Validate;
