@@ -3,26 +3,56 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::Environment;
 use crate::config::Config;
-use crate::domains::integrations::{Parcel, Receipt, Sending, Tls, Transport};
+use crate::domains::billing::Billing;
+use crate::domains::iam::KeyCustody;
+use crate::domains::integrations::{Integrations, Parcel, Parts, Receipt, Sending, Tls, Transport};
+use crate::domains::tenants::Tenants;
+use crate::kernel::Result;
 use crate::kernel::url::Url;
 use crate::net::fetch;
 use crate::net::outbound::{Mail, MailTls, Outbound, Settings, SystemResolver};
+use crate::observe::Metrics;
+use crate::store::Store;
+
+/// The domain with the network below it.
+pub(super) fn integrations(
+    config: &Config,
+    env: &Environment,
+    store: &Store,
+    (tenants, billing): (&Tenants, &Billing),
+    custody: &KeyCustody,
+    metrics: &Arc<Metrics>,
+) -> Result<Integrations> {
+    let told = Arc::clone(metrics);
+    let parts = Parts {
+        tenants: tenants.clone(),
+        billing: billing.clone(),
+        sealing: Arc::clone(&custody.sealing),
+        transport: Arc::new(Wire::new(config)),
+        host_name: host_name(),
+        clock: env.clock.clone(),
+        random: env.random.clone(),
+        observer: Arc::new(move |kind, result| told.delivery(kind, result)),
+    };
+    Integrations::rebuild(store.clone(), parts)
+}
 
 /// The machine's name, as far as it fits into a header.
-pub(super) fn host_name() -> String {
+fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
     if !name.is_empty() && name.len() <= 253 && name.chars().all(fits) { name } else { "blockremote".to_owned() }
 }
 
 /// Over the network, by the configuration's rules.
-pub(super) struct Wire {
+struct Wire {
     outbound: Outbound,
 }
 
 impl Wire {
-    pub(super) fn new(config: &Config) -> Self {
+    fn new(config: &Config) -> Self {
         let wanted = &config.integrations;
         let tls = trust(&wanted.ca_certificates);
         let settings =

@@ -29,7 +29,6 @@ use crate::domains::devices::Devices;
 use crate::domains::embed::{self, Embed};
 use crate::domains::flags::Flags;
 use crate::domains::iam::{self, FirstSecrets, Iam, KeyCustody};
-use crate::domains::integrations::{self, Integrations};
 use crate::domains::intel::{self, Confidence, Intel};
 use crate::domains::killswitch::{CloseReason, KillSwitch};
 use crate::domains::metering::Metering;
@@ -211,20 +210,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         random.clone(),
         billing_settings(config)?,
     )?;
-    let told = Arc::clone(&metrics);
-    let integrations = Integrations::rebuild(
-        store.clone(),
-        integrations::Parts {
-            tenants: tenants.clone(),
-            billing: billing.clone(),
-            sealing: Arc::clone(&custody.sealing),
-            transport: Arc::new(deliver::Wire::new(config)),
-            host_name: deliver::host_name(),
-            clock: clock.clone(),
-            random: random.clone(),
-            observer: Arc::new(move |kind, result| told.delivery(kind, result)),
-        },
-    )?;
+    let integrations = deliver::integrations(config, env, &store, (&tenants, &billing), &custody, &metrics)?;
     let attestation = Attestation::rebuild(attestation::Parts {
         tenants: tenants.clone(),
         devices: devices.clone(),

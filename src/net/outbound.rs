@@ -248,6 +248,7 @@ mod tests {
         let port = endless.local_addr().unwrap().port();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = endless.accept().await {
+                let _ = stream.read(&mut [0; 4_096]).await;
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n").await;
                 while stream.write_all(&[b'x'; 65_536]).await.is_ok() {}
             }
@@ -258,6 +259,7 @@ mod tests {
         let port = headers.local_addr().unwrap().port();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = headers.accept().await {
+                let _ = stream.read(&mut [0; 4_096]).await;
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
                 while stream.write_all(b"x-more: of the same\r\n").await.is_ok() {}
             }

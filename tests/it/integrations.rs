@@ -252,20 +252,26 @@ async fn a_range_of_the_log_can_be_sent_again() -> Done {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_receiver_holds_up_nobody_but_itself() -> Done {
-    let (server, admin) = start().await?;
+    // Longer than the test has patience: whoever waits for the dead is not done in time.
+    let server = Server::start_with(|c| {
+        on_loopback(c);
+        c.integrations.timeout = Duration::from_secs(60);
+    })
+    .await?;
+    let admin = server.admin_token().await?;
+    server.enroll("BR-1").await?;
     let (dead, alive) = (Receiver::start().await?, Receiver::start().await?);
     dead.answers(|_| Vec::new());
     for n in 0..20 {
         integration(&server, &admin, webhook(&format!("dead {n}"), &dead.url(), &["*"])).await?;
     }
     integration(&server, &admin, webhook("alive", &alive.url(), &["device.*"])).await?;
-    let watch = blockremote::kernel::clock::Stopwatch::start();
     for _ in 0..5 {
         block(&server, &admin, "BR-1").await?;
         unblock(&server, &admin, "BR-1").await?;
     }
     alive.wait(10).await?;
-    assert!(watch.elapsed() < Duration::from_millis(900), "it waited for the dead: {:?}", watch.elapsed());
+    assert_eq!(dead.got().len(), 20, "each of the dead holds one event, and no more");
     Ok(())
 }
 

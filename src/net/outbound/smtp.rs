@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use lettre::message::Message;
 use lettre::message::header::ContentType;
+use lettre::message::{Mailbox, Message};
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, AsyncTokioStream};
 use lettre::transport::smtp::extension::ClientId;
@@ -93,19 +93,27 @@ impl<S: Stream> AsyncTokioStream for Voice<S> {
     }
 }
 
+/// The parser forgives white space around an address; nothing here does.
+fn mailbox(text: &str) -> Result<Mailbox, String> {
+    if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err("an address holds what no address may".to_owned());
+    }
+    text.parse().map_err(|e| format!("an address is none: {e}"))
+}
+
 impl Mail {
     /// The message as it is sent. What could end a header stands in none: addresses are parsed, other texts encoded.
     fn message(&self) -> Result<Message, String> {
         let one_line = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
         let written = SystemTime::UNIX_EPOCH + Duration::from_secs(self.written_s);
         let mut message = Message::builder()
-            .from(self.from.parse().map_err(|e| format!("the sender is no address: {e}"))?)
+            .from(mailbox(&self.from)?)
             .subject(one_line(&self.subject))
             .message_id(Some(format!("<{}>", one_line(&self.id))))
             .date(written)
             .header(ContentType::TEXT_PLAIN);
         for to in &self.to {
-            message = message.to(to.parse().map_err(|e| format!("a receiver is no address: {e}"))?);
+            message = message.to(mailbox(to)?);
         }
         message.body(self.text.clone()).map_err(|e| e.to_string())
     }
