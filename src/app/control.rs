@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use zeroize::Zeroizing;
 
+use super::export::{self, AskAudit};
 use super::feeds::{self, AskIntel};
 use crate::crypto::Secret;
 use crate::crypto::keyring::KeyRing;
@@ -34,8 +35,14 @@ pub enum Ask {
         /// Absolute.
         file: PathBuf,
     },
-    /// Recompute the audit trees.
-    Verify,
+    /// Recompute the audit trees, and hold them against these checkpoints.
+    Verify {
+        /// Notes that were kept elsewhere.
+        #[serde(default)]
+        known: Vec<String>,
+    },
+    /// The signed log.
+    Audit(AskAudit),
     /// Move the rotation of the signing keys on.
     RotateKeys,
     /// Make an enrollment token.
@@ -252,8 +259,10 @@ impl Operator {
                 let summary = tokio::task::spawn_blocking(move || backup::write(&store, &file)).await;
                 serde_json::to_value(summary.map_err(Error::internal)??).map_err(Error::internal)
             }
-            Ask::Verify => {
-                let trees = self.services.store.read_with(audit::check_trees).await?;
+            Ask::Verify { known } => {
+                let known: Vec<Vec<u8>> = known.into_iter().map(String::into_bytes).collect();
+                let check = move |s: &crate::store::Snapshot| audit::check_trees_against(s, &known);
+                let trees = self.services.store.read_with(check).await?;
                 Ok(json!({ "audit": trees }))
             }
             Ask::RotateKeys => {
@@ -298,6 +307,7 @@ impl Operator {
             }
             Ask::Trials => in_json(&self.services.billing.trials()),
             Ask::Intel(ask) => feeds::answer(self, ask).await,
+            Ask::Audit(ask) => export::answer(self, ask).await,
             people => self.answer_about_people(people).await,
         }
     }
@@ -360,7 +370,7 @@ impl Operator {
         }
     }
 
-    async fn tenant_or_all(&self, wanted: Option<String>) -> Result<Option<TenantId>> {
+    pub(super) async fn tenant_or_all(&self, wanted: Option<String>) -> Result<Option<TenantId>> {
         match wanted {
             Some(wanted) => self.tenant(Some(wanted)).await.map(Some),
             None => Ok(None),

@@ -4,9 +4,11 @@
 
 pub mod control;
 mod deliver;
+pub mod export;
 pub mod feeds;
 pub mod place;
 pub mod signing;
+pub mod witness;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -309,9 +311,11 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         observer: Some(Arc::new(move |took, jobs| committed.committed(took, jobs))),
         on_failure: Box::new(move |_| tell.notify_one()),
     })?;
+    let audit = audit::Audit::new(store.clone(), env.clock.clone(), env.random.clone());
+    audit.settle(Arc::clone(&custody.sealing), config.audit.name.clone())?;
     let services = Arc::new(Services {
         tenants,
-        audit: audit::Audit::new(store.clone()),
+        audit,
         iam,
         devices,
         killswitch,
@@ -527,6 +531,8 @@ impl App {
             }),
         ];
         tasks.extend(fetcher.map(|fetcher| tokio::spawn(fetcher.run())));
+        let witness = witness::Witness::of(config)?;
+        tasks.push(tokio::spawn(witness::run(Arc::clone(&services), witness, config.audit.checkpoint_every)));
         let store = services.store.clone();
         let operator = control::Operator {
             services: Arc::clone(&services),

@@ -13,10 +13,12 @@ use crate::agent::tpm::Place;
 use crate::config;
 
 pub mod attest;
+pub mod audit;
 pub mod feeds;
 pub mod intel;
 
 use attest::AttestCommand;
+use audit::AuditCommand;
 use intel::IntelCommand;
 
 /// Exit codes. `USAGE` is also what the argument parser itself ends with.
@@ -277,18 +279,6 @@ pub struct VerifyArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-}
-
-/// `audit`.
-#[derive(Subcommand, Clone, Debug)]
-pub enum AuditCommand {
-    /// Recompute every tenant's tree from its entries and compare it with what is stored
-    #[command(after_help = "Example:\n  blockremote audit verify /mnt/backup/blockremote.redb --json")]
-    Verify(VerifyArgs),
-    /// Recompute a decision from the stored readings and state, and compare it with what was answered
-    #[command(after_help = "Uses the thresholds and weights of the configuration, which must be those of then.\n\n\
-                            Example:\n  blockremote audit replay sig_019b0a5e-7c11-7a4e-9d5a-2f6b1c3d4e5f --json")]
-    Replay(ReplayArgs),
 }
 
 /// `audit replay`.

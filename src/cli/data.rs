@@ -72,11 +72,12 @@ fn check(file: &Path) -> Result<Vec<audit::TreeCheck>, Failure> {
     Ok(audit::check_trees(&store.read()?)?)
 }
 
-pub(super) fn verify(config: &Config, file: Option<&Path>, as_json: bool) -> Outcome {
+pub(super) fn verify(config: &Config, file: Option<&Path>, known: &[Vec<u8>], as_json: bool) -> Outcome {
     let place = Place::of(config);
     let file = file.unwrap_or(&place.data).to_owned();
     let running = if absolute(&file)? == absolute(&place.data)? {
-        control::ask(&place.control_socket(), &Ask::Verify)?
+        let known = known.iter().map(|note| String::from_utf8_lossy(note).into_owned()).collect();
+        control::ask(&place.control_socket(), &Ask::Verify { known })?
     } else {
         None
     };
@@ -88,7 +89,7 @@ pub(super) fn verify(config: &Config, file: Option<&Path>, as_json: bool) -> Out
         None => {
             let summary = backup::check_file(&file).map_err(Error::internal)?;
             let store = Store::look(&file).map_err(Error::internal)?;
-            let trees = audit::check_trees(&store.read()?)?;
+            let trees = audit::check_trees_against(&store.read()?, known)?;
             (Some(summary), serde_json::to_value(trees).map_err(Error::internal)?)
         }
     };
@@ -111,7 +112,13 @@ pub(super) fn verify(config: &Config, file: Option<&Path>, as_json: bool) -> Out
         };
         for tree in trees.as_array().into_iter().flatten() {
             let of = |name: &str| tree.get(name).map(ToString::to_string).unwrap_or_default();
-            text.push_str(&format!("audit log of {}: {} entries, root {}\n", of("tenant"), of("size"), of("root")));
+            text.push_str(&format!(
+                "audit log of {}: {} entries, root {}, {} signed checkpoints\n",
+                of("tenant"),
+                of("size"),
+                of("root"),
+                of("checkpoints")
+            ));
         }
         for fault in &faults {
             text.push_str(&format!("FAULT: {fault}\n"));

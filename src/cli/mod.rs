@@ -8,6 +8,7 @@ mod admin_billing;
 mod admin_user;
 mod agent;
 mod attest;
+mod audit;
 pub mod bench;
 mod data;
 mod doctor;
@@ -21,9 +22,10 @@ mod settings;
 
 use std::process::ExitCode;
 
+use args::audit::AuditCommand;
 use args::feeds::FeedsCommand;
 use args::intel::IntelCommand;
-use args::{AdminCommand, AuditCommand, Cli, Command, KeysCommand, TokenCommand, exit};
+use args::{AdminCommand, Cli, Command, KeysCommand, TokenCommand, exit};
 
 use crate::app::control;
 use crate::config::{Config, ConfigErrors, Loaded, Sources};
@@ -99,10 +101,9 @@ fn dispatch(cli: &Cli) -> Outcome {
                 Command::Init(args) => init::run(&loaded.config, args.json),
                 Command::Backup(args) => data::backup(&loaded.config, &args.to),
                 Command::Restore(args) => data::restore(&loaded.config, &args.from, args.force),
-                Command::Verify(args) | Command::Audit(AuditCommand::Verify(args)) => {
-                    data::verify(&loaded.config, args.file.as_deref(), args.json)
-                }
+                Command::Verify(args) => data::verify(&loaded.config, args.file.as_deref(), &[], args.json),
                 Command::Audit(AuditCommand::Replay(args)) => replay::run(&loaded.config, args),
+                Command::Audit(command) => audit::run(&loaded.config, command),
                 Command::Config(args) => settings::run(&loaded, args.json),
                 Command::Doctor(args) => doctor::run(&loaded, args.json),
                 Command::Admin(AdminCommand::Keys(KeysCommand::Rotate(args))) => {

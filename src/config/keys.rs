@@ -93,6 +93,9 @@ fn secs(n: u32) -> Duration {
 fn days(n: u32) -> Duration {
     secs(1) * 86_400 * n
 }
+fn hours(n: u32) -> Duration {
+    secs(1) * 3_600 * n
+}
 fn mib(n: u32) -> usize {
     usize::try_from(u64::from(n) * 1024 * 1024).unwrap_or(usize::MAX)
 }
@@ -310,6 +313,34 @@ pub static KEYS: &[Key] = &[
         "The least important messages that are logged."),
     choice("log.format", "auto", LOG_FORMATS,
         "How logs are written; auto: text on a terminal, else json."),
+
+    key("audit.name", Kind::Tenant(|c, v| c.audit.name = Some(v)), None,
+        "What the appliance calls itself in signed checkpoints of the audit log; not set: a name that it made up."),
+    integer("audit.checkpoint_every_s", ("60", 5, 86_400), |c, n| c.audit.checkpoint_every = secs(n),
+        "Time from one signed checkpoint of a growing audit log to the next."),
+    key("audit.witness_url", Kind::Text(|c, v| c.audit.witness_url = Some(v)), None,
+        "Witness that cosigns checkpoints (c2sp.org/tlog-witness); needs audit.witness_key."),
+    key("audit.witness_key", Kind::Text(|c, v| c.audit.witness_key = Some(v)), None,
+        "Verifier key of that witness, as NAME+HASH+KEY."),
+
+    path("backup.directory", None, |c, v| c.backup.directory = Some(v),
+        "Where backups are written by themselves; not set: none is."),
+    integer("backup.every_hours", ("1", 1, 168), |c, n| c.backup.every = hours(n),
+        "Time from one backup to the next."),
+    key("backup.recipients", Kind::Recipients(|c, v| c.backup.recipients = v), Some(""),
+        "Public keys (age1...) that backups are encrypted to; name two, of which one lies in a safe."),
+    switch("backup.unencrypted", "false", |c, b| c.backup.unencrypted = b,
+        "Whether backups may be written in clear, and without the sealing key, where there are no recipients."),
+    integer("backup.keep_hourly", ("168", 1, 10_000), |c, n| c.backup.keep_hourly = count(n),
+        "Hours of which the last backup is kept."),
+    integer("backup.keep_daily", ("35", 0, 10_000), |c, n| c.backup.keep_daily = count(n),
+        "Days of which the last backup is kept."),
+    integer("backup.keep_monthly", ("13", 0, 1_000), |c, n| c.backup.keep_monthly = count(n),
+        "Months of which the last backup is kept."),
+    integer("backup.drill_every_hours", ("24", 0, 168), |c, n| c.backup.drill_every = hours(n),
+        "Time from one trial restore of the newest backup to the next; 0: none."),
+    path("backup.drill_identity_file", None, |c, v| c.backup.drill_identity_file = Some(v),
+        "Private key (AGE-SECRET-KEY-1...) for those trials; not set: each backup is tried while it is made, no older one."),
 ];
 
 /// Every key and variable, for `--help` and the documentation. Plain text, no line above 120 characters of ours.

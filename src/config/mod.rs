@@ -65,6 +65,10 @@ pub struct Config {
     pub store: Store,
     /// Logs.
     pub log: Log,
+    /// The signed log.
+    pub audit: AuditLog,
+    /// Backups.
+    pub backup: Backup,
 }
 
 /// Where things lie. Relative paths count from the working directory.
@@ -331,6 +335,42 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+/// The signed log.
+#[derive(Clone, Debug, Default)]
+pub struct AuditLog {
+    /// What the appliance calls itself in checkpoints; `None`: a name that it made up.
+    pub name: Option<String>,
+    /// Time from one checkpoint of a growing log to the next.
+    pub checkpoint_every: Duration,
+    /// Who cosigns checkpoints.
+    pub witness_url: Option<String>,
+    /// The witness's verifier key. Set if and only if `witness_url` is.
+    pub witness_key: Option<String>,
+}
+
+/// Backups that the appliance makes by itself.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    /// Where they go; `None`: it makes none.
+    pub directory: Option<PathBuf>,
+    /// Time from one to the next.
+    pub every: Duration,
+    /// Public keys (age1...) that they are encrypted to.
+    pub recipients: Vec<String>,
+    /// Whether they may be written in clear where there are no recipients.
+    pub unencrypted: bool,
+    /// Hours of which one is kept.
+    pub keep_hourly: usize,
+    /// Days of which one is kept.
+    pub keep_daily: usize,
+    /// Months of which one is kept.
+    pub keep_monthly: usize,
+    /// Time from one trial of the newest to the next; zero: none.
+    pub drill_every: Duration,
+    /// File of the private key with which trials open backups.
+    pub drill_identity_file: Option<PathBuf>,
+}
+
 /// A TLS version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TlsVersion {
@@ -498,6 +538,18 @@ impl Config {
             heartbeat: Heartbeat { next: none },
             store: Store { cache_bytes: 0, two_phase_commit: true, quick_repair: false, checkpoint_bytes: 0 },
             log: Log { level: LogLevel::Info, format: LogFormat::Auto },
+            audit: AuditLog::default(),
+            backup: Backup {
+                directory: None,
+                every: none,
+                recipients: Vec::new(),
+                unencrypted: false,
+                keep_hourly: 0,
+                keep_daily: 0,
+                keep_monthly: 0,
+                drill_every: none,
+                drill_identity_file: None,
+            },
         }
     }
 }

@@ -59,6 +59,7 @@ fn other_value(key: &Key) -> String {
         Kind::Secret { min, .. } => "s".repeat(min),
         Kind::Secrets(_) => "gateway:0123456789abcdef".to_owned(),
         Kind::Networks(_) => "10.0.0.0/8".to_owned(),
+        Kind::Recipients(_) => format!("age1{}", "q".repeat(58)),
         Kind::Origins(_) => "https://a.example".to_owned(),
         Kind::Names(_) => "a.example".to_owned(),
     }
@@ -107,7 +108,7 @@ fn every_key_reaches_a_field_of_its_own_from_each_source() {
         let leaf = key.name.rsplit('.').next().unwrap();
         let field = after[at].trim().split(':').next().unwrap();
         let bare = |s: &str| {
-            ["_ms", "_s", "_days", "_mib", "_bytes"]
+            ["_ms", "_s", "_hours", "_days", "_mib", "_bytes"]
                 .iter()
                 .fold(s.to_owned(), |s, u| s.strip_suffix(u).unwrap_or(&s).to_owned())
         };

@@ -93,6 +93,14 @@ impl FromStr for SubjectName {
     }
 }
 
+/// The form of a public key of age; whether it is one is seen where it is used.
+fn recipient(text: &str) -> Result<String, String> {
+    let fits = (60..=100).contains(&text.len())
+        && text.starts_with("age1")
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if fits { Ok(text.to_owned()) } else { Err(format!("{} is no public key of age", quoted(text))) }
+}
+
 fn web_origin(text: &str) -> Result<String, String> {
     let bad = || format!("{} is not an origin: write https://host or https://host:port, without a path", quoted(text));
     url::web_origin(text).ok_or_else(bad)
@@ -138,6 +146,8 @@ pub enum Kind {
     Secrets(fn(&mut Config, Vec<(String, Secret)>)),
     /// A list of addresses and networks.
     Networks(fn(&mut Config, Vec<Network>)),
+    /// A list of public keys of age.
+    Recipients(fn(&mut Config, Vec<String>)),
     /// A list of web origins.
     Origins(fn(&mut Config, Vec<String>)),
     /// A list of host names and addresses.
@@ -218,6 +228,7 @@ impl Kind {
             Self::Secret { min, max, .. } => format!("a text of {min} to {max} bytes"),
             Self::Secrets(_) => format!("a list of name:secret, the secrets of {SECRET_BYTES_MIN} bytes or more"),
             Self::Networks(_) => "a list of addresses and networks, such as 10.0.0.5 or 10.0.0.0/8".to_owned(),
+            Self::Recipients(_) => "a list of public keys that begin with age1".to_owned(),
             Self::Origins(_) => "a list of origins, such as https://console.example.org".to_owned(),
             Self::Names(_) => "a list of host names and addresses".to_owned(),
         }
@@ -234,10 +245,12 @@ impl Kind {
             },
             Self::Switch(_) if text == "true" => Value::Switch(true),
             Self::Switch(_) if text == "false" => Value::Switch(false),
-            Self::Networks(_) | Self::Origins(_) | Self::Names(_) | Self::Secrets(_) if text.trim().is_empty() => {
+            Self::Networks(_) | Self::Origins(_) | Self::Names(_) | Self::Secrets(_) | Self::Recipients(_)
+                if text.trim().is_empty() =>
+            {
                 Value::List(Vec::new())
             }
-            Self::Networks(_) | Self::Origins(_) | Self::Names(_) | Self::Secrets(_) => {
+            Self::Networks(_) | Self::Origins(_) | Self::Names(_) | Self::Secrets(_) | Self::Recipients(_) => {
                 Value::List(text.split(',').map(|t| t.trim().to_owned()).collect())
             }
             _ => Value::Text(text.to_owned()),
@@ -285,12 +298,16 @@ impl Kind {
                 set(config, Secret::from(t.as_str()));
             }
             (Self::Secrets(set), Value::List(l)) => set(config, each(l, named_secret)?),
+            (Self::Recipients(set), Value::List(l)) => set(config, each(l, recipient)?),
             (Self::Networks(set), Value::List(l)) => {
                 set(config, each(l, |t: &str| Network::from_str(t).map_err(|e| format!("{} {e}", quoted(t))))?)
             }
             (Self::Origins(set), Value::List(l)) => set(config, each(l, web_origin)?),
             (Self::Names(set), Value::List(l)) => set(config, each(l, SubjectName::from_str)?),
-            (Self::Networks(_) | Self::Origins(_) | Self::Names(_) | Self::Secrets(_), Value::Text(_)) => {
+            (
+                Self::Networks(_) | Self::Origins(_) | Self::Names(_) | Self::Secrets(_) | Self::Recipients(_),
+                Value::Text(_),
+            ) => {
                 return Err("it is a single text: put it into brackets".to_owned());
             }
             (Self::Secret { .. }, _) => return Err("it is not a text: put it into quotes".to_owned()),

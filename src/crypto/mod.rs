@@ -16,6 +16,7 @@ pub mod jwk;
 pub mod jws;
 pub mod jwt;
 pub mod keyring;
+pub mod note;
 pub mod password;
 pub mod recovery;
 pub mod seal;

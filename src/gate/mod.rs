@@ -34,6 +34,7 @@ mod socket;
 pub use answer::{Answer, Reply};
 pub use body::{Body, FromRequest, Json, Nothing, Raw, parse};
 pub use context::{Caller, Context, DeviceCaller, MachineCaller, SignatureHeaders, UserCaller};
+pub use docs::Document;
 pub use limiter::Quotas;
 pub use params::{Params, Query, Values};
 pub use pipeline::{Gate, GateSettings};

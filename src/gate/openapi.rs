@@ -17,7 +17,7 @@ pub fn document() -> Value {
                 (doc.collect)(&mut schemas);
             }
         }
-        let path = paths.entry(route.path.to_owned()).or_insert_with(|| json!({}));
+        let path = paths.entry(documented(route.path)).or_insert_with(|| json!({}));
         if let Some(item) = path.as_object_mut() {
             item.insert(route.verb.method().to_lowercase(), operation(route));
         }
@@ -124,9 +124,17 @@ fn tag(path: &str) -> &str {
     }
 }
 
+/// The path as it stands in the document, which knows no parameter of several parts.
+fn documented(path: &str) -> String {
+    path.replace("{*", "{")
+}
+
 fn path_parameters(path: &str) -> Vec<Value> {
     let names = path.split('/').filter_map(|s| s.strip_prefix('{')?.strip_suffix('}'));
-    names.map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })).collect()
+    names
+        .map(|name| name.trim_start_matches('*'))
+        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+        .collect()
 }
 
 fn reference(doc: Doc) -> Option<Value> {

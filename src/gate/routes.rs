@@ -19,9 +19,9 @@ use super::route::{
 use super::{Json, Nothing, Query, Raw};
 use super::{docs, ops};
 use crate::domains::iam::Permission::{
-    BillingRead, BillingWrite, DevicesCommand, DevicesRead, DevicesWrite, FlagsRead, FlagsWrite, IntegrationsRead,
-    IntegrationsWrite, IntelRead, IntelWrite, KeysRead, KeysWrite, KillSwitchEngage, SystemAdmin, TrustWrite,
-    UsersRead, UsersWrite,
+    AuditRead, BillingRead, BillingWrite, DevicesCommand, DevicesRead, DevicesWrite, FlagsRead, FlagsWrite,
+    IntegrationsRead, IntegrationsWrite, IntelRead, IntelWrite, KeysRead, KeysWrite, KillSwitchEngage, SystemAdmin,
+    TrustWrite, UsersRead, UsersWrite,
 };
 use crate::domains::{
     attestation, audit, billing, devices, embed, flags, iam, integrations, intel, killswitch, metering, signals,
@@ -189,6 +189,12 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Get,    "/v1/embed/status",                                                Public("the widget's token is the credential"),ByNetwork,  NO_BODY,  Unaudited, endpoint!(embed::api::status, Nothing => 200 embed::api::WidgetStatus), "The status widget's figures"),
     row(Verb::Get,    "/embed/status",                                                   Public("who may frame it is said by its policy"),ByNetwork,  NO_BODY,  Unaudited, endpoint!(embed::api::widget, Query<embed::api::WhoseWidget> => 200 embed::api::WidgetPage), "The status widget, for frames"),
     row(Verb::Get,    "/v1/audit/logs",                                  UserOrDevice(DevicesRead),                    Read,       NO_BODY,  Unaudited, endpoint!(audit::api::logs, Query<audit::api::LogQuery> => 200 audit::api::AuditList),                           "The forensic log, newest first"),
+    row(Verb::Get,    "/v1/audit/key",                                   User(AuditRead),                              Read,       NO_BODY,  Unaudited, endpoint!(audit::api::key, Nothing => 200 audit::api::AuditKey),                                       "The names that the audit log is signed under, and the keys to check that"),
+    row(Verb::Get,    "/v1/audit/checkpoint",                            User(AuditRead),                              Read,       NO_BODY,  Unaudited, endpoint!(audit::api::checkpoint, Nothing => 200 docs::Document),                                       "The newest signed checkpoint of the audit log"),
+    row(Verb::Post,   "/v1/audit/checkpoint",                            User(AuditRead),                              Writes,     NO_BODY,  Write,     endpoint!(audit::api::sign, Nothing => 200 docs::Document),                                             "Sign the audit log as it stands now"),
+    row(Verb::Get,    "/v1/audit/proof/inclusion",                       User(AuditRead),                              Read,       NO_BODY,  Unaudited, endpoint!(audit::api::inclusion, Query<audit::api::InclusionQuery> => 200 audit::api::InclusionProof),  "Proof that an entry is in the audit log"),
+    row(Verb::Get,    "/v1/audit/proof/consistency",                     User(AuditRead),                              Read,       NO_BODY,  Unaudited, endpoint!(audit::api::consistency, Query<audit::api::ConsistencyQuery> => 200 audit::api::ConsistencyProof), "Proof that the audit log only grew"),
+    row(Verb::Get,    "/v1/audit/tile/{level}/{*name}",                  User(AuditRead),                              Read,       NO_BODY,  Unaudited, endpoint!(audit::api::tile, Nothing => 200 docs::Document),                                             "A tile of the audit log, or a bundle of its entries (tlog-tiles)"),
     row(Verb::Get,    "/v1/tenants",                                     User(SystemAdmin),                            Read,       NO_BODY,  Unaudited, endpoint!(iam::api::tenants::list, Query<iam::api::tenants::PageQuery> => 200 iam::api::tenants::TenantList),     "Tenants of the appliance"),
     row(Verb::Post,   "/v1/tenants",                                     User(SystemAdmin),                            Writes,     16 * KIB, Write,     endpoint!(iam::api::tenants::create, Json<iam::api::tenants::TenantRequest> => 201 iam::api::tenants::TenantView), "Make a tenant and its first administrator"),
     row(Verb::Get,    "/v1/tenants/{tenant_id}",                         User(SystemAdmin),                            Read,       NO_BODY,  Unaudited, endpoint!(iam::api::tenants::get, Nothing => 200 iam::api::tenants::TenantView),                                 "One tenant"),

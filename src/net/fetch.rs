@@ -1,4 +1,4 @@
-//! One download from a server that the operator named: bounded in time and size, without redirects, so that a server can
+//! One exchange with a server that the operator named: bounded in time and size, without redirects, so that a server can
 //! neither hold the appliance up nor send it somewhere else.
 
 use std::net::{IpAddr, SocketAddr};
@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper::Request;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -22,6 +22,8 @@ pub use crate::kernel::url::Url;
 
 /// From the first look for an address to the last byte.
 const TIME_MAX: Duration = Duration::from_secs(120);
+/// The same for what is sent: a few lines, and a few back.
+const POST_MAX: Duration = Duration::from_secs(20);
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
 
@@ -53,15 +55,39 @@ pub async fn get(url: &Url, tls: Option<Arc<ClientConfig>>, bytes_max: usize) ->
     tokio::time::timeout(TIME_MAX, download(url, tls, bytes_max)).await.map_err(slow)?
 }
 
+/// Sends a small text to what a URL names; gives status and body of the answer, at most `bytes_max` bytes.
+///
+/// # Errors
+/// As [`get`], except that every status but a redirection is an answer.
+pub async fn post(
+    url: &Url,
+    tls: Option<Arc<ClientConfig>>,
+    body: Bytes,
+    bytes_max: usize,
+) -> Result<(u16, Vec<u8>), String> {
+    let slow = |_| format!("it took longer than {} seconds", POST_MAX.as_secs());
+    tokio::time::timeout(POST_MAX, open(url, tls, Some(body), bytes_max)).await.map_err(slow)?
+}
+
 async fn download(url: &Url, tls: Option<Arc<ClientConfig>>, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let (status, body) = open(url, tls, None, bytes_max).await?;
+    if status == 200 { Ok(body) } else { Err(format!("its server answers {status}")) }
+}
+
+async fn open(
+    url: &Url,
+    tls: Option<Arc<ClientConfig>>,
+    body: Option<Bytes>,
+    bytes_max: usize,
+) -> Result<(u16, Vec<u8>), String> {
     let stream = connect(url).await?;
     if !url.is_secure() {
-        return exchange(stream, url, bytes_max).await;
+        return exchange(stream, url, body, bytes_max).await;
     }
     let tls = tls.ok_or("there are no authorities to trust its server by")?;
     let name = ServerName::try_from(url.host().to_owned()).map_err(|e| e.to_string())?;
     let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.map_err(|e| e.to_string())?;
-    exchange(stream, url, bytes_max).await
+    exchange(stream, url, body, bytes_max).await
 }
 
 async fn connect(url: &Url) -> Result<TcpStream, String> {
@@ -78,31 +104,36 @@ fn may_be_asked(ip: IpAddr) -> bool {
     !address::answers_everywhere(ip)
 }
 
-async fn exchange<S>(stream: S, url: &Url, bytes_max: usize) -> Result<Vec<u8>, String>
+async fn exchange<S>(stream: S, url: &Url, body: Option<Bytes>, bytes_max: usize) -> Result<(u16, Vec<u8>), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let connection = tokio::spawn(connection);
-    let answered = ask(&mut sender, url, bytes_max).await;
+    let answered = ask(&mut sender, url, body, bytes_max).await;
     connection.abort();
     answered
 }
 
-async fn ask(sender: &mut http1::SendRequest<Empty<Bytes>>, url: &Url, bytes_max: usize) -> Result<Vec<u8>, String> {
-    let request = Request::get(url.target())
+async fn ask(
+    sender: &mut http1::SendRequest<Full<Bytes>>,
+    url: &Url,
+    body: Option<Bytes>,
+    bytes_max: usize,
+) -> Result<(u16, Vec<u8>), String> {
+    let method = if body.is_some() { Method::POST } else { Method::GET };
+    let request = Request::builder()
+        .method(method)
+        .uri(url.target())
         .header("host", url.authority())
         .header("user-agent", "blockremote")
         .header("accept-encoding", "identity")
-        .body(Empty::new())
+        .body(Full::new(body.unwrap_or_default()))
         .map_err(|e| e.to_string())?;
     let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
     let status = response.status();
     if status.is_redirection() {
         return Err(format!("its server answers {status}: redirects are not followed, name the last address"));
-    }
-    if status != hyper::StatusCode::OK {
-        return Err(format!("its server answers {status}"));
     }
     if response.headers().get("content-encoding").is_some_and(|e| e != "identity") {
         return Err("its server sends it compressed although it was asked not to".to_owned());
@@ -112,7 +143,7 @@ async fn ask(sender: &mut http1::SendRequest<Empty<Bytes>>, url: &Url, bytes_max
         true => format!("it has more than {bytes_max} bytes"),
         false => e.to_string(),
     })?;
-    Ok(body.to_bytes().to_vec())
+    Ok((status.as_u16(), body.to_bytes().to_vec()))
 }
 
 #[cfg(test)]

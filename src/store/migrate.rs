@@ -13,6 +13,9 @@ const SCHEMA_KEY: &str = "schema_version";
 /// META: every journal block up to this number is folded into the stored rings.
 pub const JOURNAL_FOLDED_THROUGH: &str = "journal_folded_through";
 
+/// META: raw JSON, what a restore noted for the next start; absent once that start has seen it.
+pub const RESTORED: &str = "restored";
+
 /// One step, from the version that is its place in the list (counted from 1) to the next.
 type Step = fn(&redb::WriteTransaction) -> Result<(), redb::Error>;
 const STEPS: &[Step] = &[];

@@ -117,6 +117,12 @@ tables! {
     AUDIT_HEADS = "audit_heads", Audit;
     /// tenant -> raw: every entry below this sequence number holds only its hash, because its time was over.
     AUDIT_ERASED = "audit_erased", Audit;
+    /// tenant, number -> name under which the tenant's log is signed, from which entry on.
+    AUDIT_EPOCHS = "audit_epochs", Audit;
+    /// tenant, number of the name, size -> signed checkpoint.
+    AUDIT_CHECKPOINTS = "audit_checkpoints", Audit;
+    /// name, 0 -> key that checkpoints are signed with (private part sealed).
+    LOG_SIGNER = "log_signer", Appliance;
     /// kind byte, key -> raw: times of the admitted requests of an anonymous caller or of its network.
     ANONYMOUS_WINDOWS = "anonymous_windows", Appliance;
     /// block number -> raw: the readings of one commit, in the order of their arrival.

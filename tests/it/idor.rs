@@ -209,6 +209,8 @@ fn rows() -> impl Iterator<Item = &'static Route> {
         .filter(|r| !r.path.starts_with("/ofrep/"))
         // What a PUT names it makes: nothing is absent for it.
         .filter(|r| !(r.verb == Verb::Put && r.path.starts_with("/v1/intel/")))
+        // A tile is a place in the caller's own log: it names no object.
+        .filter(|r| !r.path.starts_with("/v1/audit/tile/"))
         .filter(|r| !r.path.starts_with("/docs/") && (r.path.contains('{') || by_query(r)))
 }
 

@@ -8,6 +8,7 @@ mod anonymous;
 mod api_keys;
 mod attest;
 mod attestation;
+mod audit_log;
 mod bad_input;
 mod billing;
 mod bound_tokens;

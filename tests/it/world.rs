@@ -81,6 +81,7 @@ pub fn expected_entry(verb: Verb, path: &str) -> Option<&'static str> {
         "/v1/devices/{device_id}" => "device_deleted",
         "/v1/intel/feeds/{feed}" if verb == Verb::Put => "intel_feed_imported",
         "/v1/intel/feeds/{feed}" => "intel_feed_removed",
+        "/v1/audit/checkpoint" => "audit_checkpointed",
         "/v1/tenants" => "tenant_created",
         "/v1/tenants/{tenant_id}" if verb == Verb::Patch => "tenant_updated",
         "/v1/tenants/{tenant_id}" => "tenant_deleted",
@@ -340,6 +341,17 @@ impl World {
             (Verb::Get, path @ ("/v1/security/trust-score" | "/v1/audit/logs")) => {
                 Call::get(&format!("{path}?device_id={device}"))
             }
+            (verb, "/v1/audit/checkpoint") => {
+                // Something must have happened since the last one, and something must be signed.
+                self.fresh_device().await?;
+                if verb == Verb::Get {
+                    self.server.app().services.audit.sign(self.tenant, Origin::cli()).await?;
+                }
+                Call::of("/v1/audit/checkpoint", Value::Null)
+            }
+            (Verb::Get, "/v1/audit/proof/inclusion") => Call::get("/v1/audit/proof/inclusion?seq=0&size=2"),
+            (Verb::Get, "/v1/audit/proof/consistency") => Call::get("/v1/audit/proof/consistency?from=1&to=2"),
+            (Verb::Get, "/v1/audit/tile/{level}/{*name}") => Call::get("/v1/audit/tile/entries/000.p/2"),
             (Verb::Get, "/docs/{file}") => Call::get("/docs/index.css"),
             (Verb::Ws, "/v1/security/kill-switch" | "/v1/signals")
             | (
@@ -350,6 +362,7 @@ impl World {
                 | "/v1/status"
                 | "/v1/api-keys"
                 | "/v1/instance-tokens"
+                | "/v1/audit/key"
                 | "/v1/intel/feeds"
                 | "/v1/intel/hunts"
                 | "/v1/tenants"

@@ -192,6 +192,30 @@ pub enum Action {
     IntelMatched,
     /// A device was seen, before it was listed, with something that is listed now.
     IntelFoundInHistory,
+    /// The log was signed as it stood; outside, the event `audit.checkpoint`.
+    AuditCheckpointed,
+    /// The appliance runs on a restored backup: the log goes on under another name.
+    ApplianceRestored,
+    /// The log goes on under another name, because somebody gave it one.
+    AuditRenamed,
+    /// A backup was written and checked.
+    BackupCreated,
+    /// A backup could not be written.
+    BackupFailed,
+    /// A backup was restored for trial, and holds what it should.
+    BackupDrillPassed,
+    /// A backup could not be restored for trial.
+    BackupDrillFailed,
+    /// No backup was restored for trial for too long.
+    BackupOverdue,
+}
+
+impl std::str::FromStr for Action {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        serde_json::from_value(text.into()).map_err(|_| "is no action; see AuditAction in /openapi.json")
+    }
 }
 
 /// How much an entry matters to an analyst.
@@ -208,6 +232,19 @@ pub enum ThreatLevel {
     High,
     /// A takeover or theft is certain.
     Critical,
+}
+
+impl ThreatLevel {
+    /// All of them, the least first.
+    pub const ALL: [Self; 5] = [Self::None, Self::Low, Self::Medium, Self::High, Self::Critical];
+}
+
+impl std::str::FromStr for ThreatLevel {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        serde_json::from_value(text.into()).map_err(|_| "must be none, low, medium, high or critical")
+    }
 }
 
 /// Everything of an entry but its place in the tree.

@@ -3,18 +3,17 @@
 use base64ct::{Base64UrlUnpadded, Encoding};
 use sha2::{Digest, Sha256};
 
-use super::Page;
 use super::events::Event;
-use super::merkle::{self, Frontier, Hash, Node};
+use super::merkle::{self, Frontier, Hash};
 use super::model::{Entry, EntryRow, HeadRow, Leaf, NewEntry, Personal};
 use crate::crypto::jcs;
-use crate::kernel::ids::{AuditId, DeviceId, TenantId};
+use crate::kernel::ids::{AuditId, TenantId};
 use crate::kernel::{Error, Random, Result, Timestamp};
 use crate::store::tables::{
     AUDIT, AUDIT_BY_DEVICE, AUDIT_ERASED, AUDIT_HEADS, AUDIT_NODES, DECISION_STATES, INTEGRATION_COUNTS, Key, OUTBOX,
     trailing_number,
 };
-use crate::store::{Snapshot, Tx, codec};
+use crate::store::{Tx, codec};
 
 /// Writes an entry in the transaction of the change it records, and the subtrees that its leaf completes.
 pub fn append(tx: &mut Tx<'_>, tenant: TenantId, now: Timestamp, random: &Random, new: &NewEntry) -> Result<AuditId> {
@@ -156,7 +155,7 @@ fn posted_of(row: EntryRow) -> Result<Option<Posted>> {
     }))
 }
 
-fn node_key(tenant: TenantId, level: u8, index: u64) -> Key {
+pub(super) fn node_key(tenant: TenantId, level: u8, index: u64) -> Key {
     Key::new().bytes(tenant.to_bytes()).byte(level).number(index)
 }
 
@@ -171,13 +170,13 @@ fn personal_of(new: &NewEntry, random: &Random) -> Option<Personal> {
     })
 }
 
-fn commitment(personal: &Personal) -> Result<String> {
+pub(super) fn commitment(personal: &Personal) -> Result<String> {
     let value = serde_json::to_value(personal).map_err(Error::internal)?;
     let text = jcs::canonicalize(&value).map_err(Error::internal)?;
     Ok(Base64UrlUnpadded::encode_string(&Sha256::digest(text.as_bytes())))
 }
 
-fn frontier(head: &HeadRow) -> Result<Frontier> {
+pub(super) fn frontier(head: &HeadRow) -> Result<Frontier> {
     let damaged = || Error::internal("the head of an audit tree is damaged");
     let edge = head
         .edge
@@ -187,76 +186,12 @@ fn frontier(head: &HeadRow) -> Result<Frontier> {
     Frontier::from_parts(head.size, edge).map_err(|_| damaged())
 }
 
-fn head_of(tree: &Frontier) -> HeadRow {
+pub(super) fn head_of(tree: &Frontier) -> HeadRow {
     HeadRow { size: tree.size(), edge: tree.peaks().iter().map(|h| Base64UrlUnpadded::encode_string(h)).collect() }
 }
 
-/// One page, newest first.
-pub(super) fn page(
-    snapshot: &Snapshot,
-    tenant: TenantId,
-    device: Option<&DeviceId>,
-    before: Option<u64>,
-    limit: usize,
-) -> Result<Page> {
-    let (table, prefix) = match device {
-        Some(device) => (AUDIT_BY_DEVICE, Key::new().bytes(tenant.to_bytes()).text(device.as_str())),
-        None => (AUDIT, Key::new().bytes(tenant.to_bytes())),
-    };
-    // Everything below the mark is erased; there is nothing to show.
-    let erased = erased_through(snapshot.get_raw(AUDIT_ERASED, Key::new().bytes(tenant.to_bytes()))?);
-    let mut seqs = Vec::new();
-    let below = before.map(|seq| prefix.clone().number(seq));
-    snapshot.visit_back(table, &prefix, below.as_ref(), |key, _| {
-        let seq = trailing_number(key).filter(|seq| *seq >= erased);
-        seqs.extend(seq);
-        Ok(seq.is_some() && seqs.len() <= limit)
-    })?;
-    let more = seqs.len() > limit;
-    seqs.truncate(limit);
-    let entries = seqs
-        .iter()
-        .filter_map(|seq| {
-            let key = Key::new().bytes(tenant.to_bytes()).number(*seq);
-            match snapshot.get::<EntryRow>(AUDIT, key) {
-                Ok(Some(row)) => shown(row).transpose(),
-                Ok(None) => Some(Err(Error::internal("an audit entry is missing"))),
-                Err(e) => Some(Err(e)),
-            }
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(Page { next: if more { seqs.last().copied() } else { None }, entries })
-}
-
-/// An entry as it is shown; `None` for one whose content is gone.
-fn shown(row: EntryRow) -> Result<Option<Entry>> {
-    let Some(leaf) = row.leaf else { return Ok(None) };
-    let leaf: Leaf = serde_json::from_str(&leaf).map_err(Error::internal)?;
-    let (ip, user_agent) = row.personal.map_or((None, None), |p| (p.ip, p.user_agent));
-    Ok(Some(Entry {
-        id: leaf.id,
-        seq: leaf.seq,
-        tenant: leaf.tenant,
-        user_id: leaf.user_id,
-        device_id: leaf.device_id,
-        jti: leaf.jti,
-        key_id: leaf.key_id,
-        ip,
-        user_agent,
-        source: leaf.source,
-        threat_level: leaf.threat_level,
-        threat_score: leaf.threat_score,
-        decision_reason: leaf.decision_reason,
-        attestation_state: leaf.attestation_state,
-        action_taken: leaf.action_taken,
-        signal_id: leaf.signal_id,
-        request_id: leaf.request_id,
-        created_at: leaf.created_at,
-    }))
-}
-
 /// The sequence number below which everything is erased.
-fn erased_through(mark: Option<Vec<u8>>) -> u64 {
+pub(super) fn erased_through(mark: Option<Vec<u8>>) -> u64 {
     mark.as_deref().and_then(trailing_number).unwrap_or(0)
 }
 
@@ -293,109 +228,4 @@ pub fn erase_older(tx: &mut Tx<'_>, tenant: TenantId, before: Timestamp, limit: 
         tx.put_raw(AUDIT_ERASED, &mark_key, &(mark + erased as u64).to_be_bytes())?;
     }
     Ok(erased)
-}
-
-/// What a check of every tree found.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct TreeCheck {
-    /// Whose log.
-    pub tenant: TenantId,
-    /// Entries.
-    pub size: u64,
-    /// Root hash in base64url, as recomputed from the entries.
-    pub root: String,
-    /// What is wrong, each with its sequence number; empty for a sound log.
-    pub faults: Vec<String>,
-}
-
-/// How many faults of one tree are named; a log that was replaced wholesale has as many as entries.
-const FAULTS_NAMED_MAX: usize = 20;
-
-/// Recomputes every leaf, subtree and root from the stored entries and compares them with what is stored.
-pub fn check_trees(snapshot: &Snapshot) -> Result<Vec<TreeCheck>> {
-    let mut heads: Vec<(TenantId, HeadRow)> = Vec::new();
-    snapshot.rows::<HeadRow>(AUDIT_HEADS, |key, row| {
-        let tenant = key.first_chunk::<16>().ok_or_else(|| Error::internal("an audit head has a damaged key"))?;
-        heads.push((TenantId::from_bytes(*tenant), row));
-        Ok(())
-    })?;
-    heads.into_iter().map(|(tenant, head)| check_tree(snapshot, tenant, &head)).collect()
-}
-
-fn check_tree(snapshot: &Snapshot, tenant: TenantId, head: &HeadRow) -> Result<TreeCheck> {
-    let erased = erased_through(snapshot.get_raw(AUDIT_ERASED, Key::new().bytes(tenant.to_bytes()))?);
-    let mut tree = Frontier::default();
-    let mut faults: Vec<String> = Vec::new();
-    let mut fault = |text: String| {
-        if faults.len() < FAULTS_NAMED_MAX {
-            faults.push(text);
-        }
-    };
-    snapshot.visit_prefix(AUDIT, &Key::new().bytes(tenant.to_bytes()), |key, value| {
-        let seq = trailing_number(key).unwrap_or(u64::MAX);
-        if seq != tree.size() {
-            fault(format!("entry {} is missing", tree.size()));
-            return Ok(false);
-        }
-        match codec::decode::<EntryRow>(value) {
-            Ok(row) => {
-                let Some(leaf) = check_entry(&row, tenant, seq, erased, &mut fault) else { return Ok(false) };
-                for Node { level, index, hash } in tree.push(leaf) {
-                    if snapshot.get_raw(AUDIT_NODES, node_key(tenant, level, index))?.as_deref()
-                        != Some(hash.as_slice())
-                    {
-                        fault(format!(
-                            "entry {seq}: the stored subtree at level {level}, index {index} does not match"
-                        ));
-                    }
-                }
-                Ok(true)
-            }
-            Err(e) => {
-                fault(format!("entry {seq} does not decode: {e}"));
-                Ok(false)
-            }
-        }
-    })?;
-    if tree.size() != head.size {
-        fault(format!("the head says {} entries, {} were found", head.size, tree.size()));
-    } else if head_of(&tree).edge != head.edge {
-        fault("the stored head does not match the entries".to_owned());
-    }
-    Ok(TreeCheck { tenant, size: tree.size(), root: Base64UrlUnpadded::encode_string(&tree.root()), faults })
-}
-
-/// Says what is wrong with an entry and gives the hash of its leaf; `None` when it holds neither leaf nor hash.
-fn check_entry(
-    row: &EntryRow,
-    tenant: TenantId,
-    seq: u64,
-    erased: u64,
-    fault: &mut impl FnMut(String),
-) -> Option<Hash> {
-    let Some(text) = &row.leaf else {
-        if seq >= erased {
-            fault(format!("entry {seq} was erased before its time"));
-        }
-        let hash = row.hash.as_deref().and_then(|h| Base64UrlUnpadded::decode_vec(h).ok()?.try_into().ok());
-        if hash.is_none() {
-            fault(format!("entry {seq} holds neither its content nor its hash"));
-        }
-        return hash;
-    };
-    let hash = merkle::leaf_hash(text.as_bytes());
-    let Ok(leaf) = serde_json::from_str::<Leaf>(text) else {
-        fault(format!("entry {seq}: its leaf is not readable"));
-        return Some(hash);
-    };
-    if leaf.seq != seq || leaf.tenant != tenant {
-        fault(format!("entry {seq} says that it is entry {} of {}", leaf.seq, leaf.tenant));
-    }
-    // Erased personal data leaves only the commitment; data that is there must be what was committed to.
-    if let Some(personal) = &row.personal
-        && commitment(personal).ok() != leaf.personal_sha256
-    {
-        fault(format!("entry {seq}: address or user agent were changed"));
-    }
-    Some(hash)
 }
