@@ -24,7 +24,6 @@ use crate::gate::Gate;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, EnrollmentId, TenantId};
 use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result, Timestamp, files};
-use crate::store::backup;
 
 /// What is asked. Its `Debug` masks passwords.
 #[derive(Serialize, Deserialize, Clone, Debug)]
@@ -32,9 +31,17 @@ use crate::store::backup;
 pub enum Ask {
     /// Copy the present moment into a new file.
     Backup {
-        /// Absolute.
-        file: PathBuf,
+        /// Absolute; by its own name in the configured directory when absent.
+        file: Option<PathBuf>,
+        /// In place of the configured ones.
+        recipients: Vec<String>,
+        /// Whether it may lie in clear.
+        unencrypted: bool,
     },
+    /// Restore the newest backup for trial.
+    Drill,
+    /// Say how backups stand.
+    BackupStatus,
     /// Recompute the audit trees, and hold them against these checkpoints.
     Verify {
         /// Notes that were kept elsewhere.
@@ -159,6 +166,8 @@ fn in_clear<S: Serializer>(password: &Secret, serializer: S) -> Result<S::Ok, S:
 pub struct Operator {
     /// The façades.
     pub services: Arc<Services>,
+    /// Makes backups.
+    pub backups: Arc<super::backup::schedule::Keeper>,
     /// The signing keys in memory.
     pub keys: KeyRing,
     /// Seals new keys, and knows which are kept outside.
@@ -251,14 +260,11 @@ impl Operator {
     /// Does what is asked.
     pub async fn answer(&self, ask: Ask) -> Result<Value> {
         match ask {
-            Ask::Backup { file } => {
-                if !file.is_absolute() {
-                    return Err(Error::internal("the name of the backup must be absolute"));
-                }
-                let store = self.services.store.clone();
-                let summary = tokio::task::spawn_blocking(move || backup::write(&store, &file)).await;
-                serde_json::to_value(summary.map_err(Error::internal)??).map_err(Error::internal)
+            Ask::Backup { file, recipients, unencrypted } => {
+                in_json(&self.backups.backup(file, &recipients, unencrypted).await?)
             }
+            Ask::Drill => in_json(&self.backups.drill().await?),
+            Ask::BackupStatus => in_json(&super::backup::schedule::status(&self.services.store).await?),
             Ask::Verify { known } => {
                 let known: Vec<Vec<u8>> = known.into_iter().map(String::into_bytes).collect();
                 let check = move |s: &crate::store::Snapshot| audit::check_trees_against(s, &known);
@@ -391,6 +397,11 @@ fn in_json(value: &impl Serialize) -> Result<Value> {
 
 fn unknown_role(text: &str, why: &str) -> Refusal {
     Refusal::new(Kind::Invalid, "unknown_role", format!("{text:?} {why}."))
+}
+
+/// Whether an appliance is running at this place.
+pub fn is_running(socket: &Path) -> bool {
+    BlockingStream::connect(socket).is_ok()
 }
 
 /// Asks the running appliance; `None` when none is running at this place. What it refuses comes back as a refusal in its

@@ -2,6 +2,7 @@
 //!
 //! Imports everything. Nobody but the commands and the tests imports it.
 
+pub mod backup;
 pub mod control;
 mod deliver;
 pub mod export;
@@ -334,8 +335,19 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
 
 impl Built {
     /// What answers an operator on the box while no door is open.
-    pub fn operator(self, config: &Config, env: &Environment) -> control::Operator {
-        control::Operator {
+    ///
+    /// # Errors
+    /// When the settings of backups do not fit.
+    pub fn operator(self, config: &Config, env: &Environment) -> Result<control::Operator> {
+        let parts = backup::schedule::Parts {
+            services: Arc::clone(&self.services),
+            sealing: Arc::clone(&self.custody.sealing),
+            clock: env.clock.clone(),
+            random: env.random.clone(),
+            metrics: None,
+        };
+        Ok(control::Operator {
+            backups: Arc::new(backup::schedule::Keeper::new(config, parts)?),
             feed_bytes_max: config.intel.feed_bytes,
             services: self.services,
             keys: self.keys,
@@ -343,7 +355,7 @@ impl Built {
             gate: None,
             clock: env.clock.clone(),
             random: env.random.clone(),
-        }
+        })
     }
 }
 
@@ -483,6 +495,14 @@ impl App {
             dpop_nonce_required: config.tokens.dpop_nonce == DpopNonce::Required,
         };
         let (clock, random) = (env.clock.clone(), env.random.clone());
+        let parts = backup::schedule::Parts {
+            services: Arc::clone(&services),
+            sealing: Arc::clone(&custody.sealing),
+            clock: clock.clone(),
+            random: random.clone(),
+            metrics: Some(Arc::clone(&metrics)),
+        };
+        let backups = Arc::new(backup::schedule::Keeper::new(config, parts)?);
         let gate = Gate::new(Arc::clone(&services), settings, clock.clone(), random.clone(), metrics, public.clone());
         let gate = Arc::new(gate.map_err(Error::Internal)?);
         let connections = Connections::new(config.http.max_connections, config.http.connections_per_address);
@@ -533,8 +553,10 @@ impl App {
         tasks.extend(fetcher.map(|fetcher| tokio::spawn(fetcher.run())));
         let witness = witness::Witness::of(config)?;
         tasks.push(tokio::spawn(witness::run(Arc::clone(&services), witness, config.audit.checkpoint_every)));
+        tasks.push(tokio::spawn(Arc::clone(&backups).run()));
         let store = services.store.clone();
         let operator = control::Operator {
+            backups,
             services: Arc::clone(&services),
             keys,
             custody,

@@ -50,7 +50,8 @@ impl Place {
         self.data.with_extension("sock")
     }
 
-    fn sealing_file(&self) -> PathBuf {
+    /// Where the sealing key lies, unless the environment or a systemd credential holds it.
+    pub fn sealing_file(&self) -> PathBuf {
         self.certs.join("sealing.key")
     }
 

@@ -21,7 +21,7 @@ pub(super) fn ask(config: &Config, what: &Ask) -> Result<Value, Failure> {
     }
     let env = Environment::system();
     let opened = app::open(config, &env, false)?;
-    let operator = app::build(config, &env, opened)?.operator(config, &env);
+    let operator = app::build(config, &env, opened)?.operator(config, &env)?;
     let runtime = super::runtime()?;
     let answer = runtime.block_on(operator.answer(what.clone()));
     let Operator { services, .. } = operator;

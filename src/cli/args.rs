@@ -115,15 +115,27 @@ pub enum Command {
     #[command(after_help = "Examples:\n  blockremote agent --token-file token.txt\n  \
                             blockremote agent --token-file token.txt --fleet 20 --takeover 3 --attack overlay")]
     Agent(Box<AgentArgs>),
-    /// Copy the data file while the appliance runs
+    /// Copy the data file while the appliance runs, encrypted together with the sealing key
     #[command(
-        after_help = "The copy is checked before it gets its name. The sealing key is not in it: keep that too.\n\n\
-                            Example:\n  blockremote backup /mnt/backup/blockremote.redb"
+        after_help = "It is read again and checked before it gets its name. Without FILE it goes to backup.directory under a \
+                      name of its own.\n\nExamples:\n  blockremote backup\n  \
+                      blockremote backup /mnt/backup/blockremote.redb.age --recipient age1...\n  \
+                      blockremote backup /mnt/backup/blockremote.redb --unencrypted"
     )]
     Backup(BackupArgs),
     /// Put a backup in the place of the data file; the appliance must not be running
-    #[command(after_help = "Example:\n  blockremote restore /mnt/backup/blockremote.redb --force")]
+    #[command(after_help = "The log goes on under another name then, see docs/audit-log.md.\n\nExample:\n  \
+                            blockremote restore /mnt/backup/blockremote.redb.age --identity key.txt --force")]
     Restore(RestoreArgs),
+    /// Restore the newest backup for trial, beside the running appliance
+    #[command(
+        after_help = "Needs backup.drill_identity_file for encrypted ones.\n\nExample:\n  blockremote drill --json"
+    )]
+    Drill(Json),
+    /// Rewrite the data file of a stopped appliance without its free pages
+    #[command(after_help = "The old file is kept beside it as FILE.before-compact; remove it when all is well.\n\n\
+                            Example:\n  blockremote compact --json")]
+    Compact(Json),
     /// Check a data file from end to end: structure, indexes, audit log
     #[command(after_help = "Examples:\n  blockremote verify\n  blockremote verify /mnt/backup/blockremote.redb --json")]
     Verify(VerifyArgs),
@@ -254,9 +266,18 @@ pub enum Transport {
 /// `backup`.
 #[derive(Args, Clone, Debug)]
 pub struct BackupArgs {
-    /// Where the copy goes; must not exist yet
+    /// Where it goes; must not exist yet [default: a new name in backup.directory]
     #[arg(value_name = "FILE")]
-    pub to: PathBuf,
+    pub to: Option<PathBuf>,
+    /// Public key that it is encrypted to, repeatable [default: backup.recipients]
+    #[arg(long = "recipient", value_name = "KEY")]
+    pub recipients: Vec<String>,
+    /// Where there are no recipients: write it in clear, and without the sealing key
+    #[arg(long)]
+    pub unencrypted: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `restore`.
@@ -265,7 +286,10 @@ pub struct RestoreArgs {
     /// The backup
     #[arg(value_name = "FILE")]
     pub from: PathBuf,
-    /// Replace a data file that is there
+    /// File of the private key that opens it (AGE-SECRET-KEY-1...)
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// Replace a data file, and a sealing key, that are there
     #[arg(long)]
     pub force: bool,
 }

@@ -1,75 +1,108 @@
-//! `backup`, `restore`, `verify`: the data file as a whole.
+//! `backup`, `restore`, `drill`, `compact`, `verify`: the data file as a whole.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::args::exit;
-use super::{Failure, Outcome, output};
+use super::args::{BackupArgs, RestoreArgs, exit};
+use super::{Failure, Outcome, admin, output};
+use crate::app::backup::Made;
+use crate::app::backup::drill::Drilled;
+use crate::app::backup::restore;
 use crate::app::control::{self, Ask};
 use crate::app::place::Place;
 use crate::config::Config;
+use crate::crypto::vault::PrivateKey;
 use crate::domains::audit;
-use crate::kernel::Error;
-use crate::store::{OpenError, Store, backup};
+use crate::kernel::{Clock, Error};
+use crate::store::{Store, backup};
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
 }
 
-pub(super) fn backup(config: &Config, to: &Path) -> Outcome {
-    let to = absolute(to)?;
-    if to.exists() {
+pub(super) fn backup(config: &Config, args: &BackupArgs) -> Outcome {
+    let file = args.to.as_deref().map(absolute).transpose()?;
+    if let Some(file) = file.as_ref().filter(|file| file.exists()) {
         return Err(Failure::Refused(format!(
             "{} exists already; nothing was changed. Choose another name.",
-            to.display()
+            file.display()
         )));
     }
-    let place = Place::of(config);
-    let summary = match control::ask(&place.control_socket(), &Ask::Backup { file: to.clone() })? {
-        Some(answer) => serde_json::from_value(answer).map_err(Error::internal)?,
-        None => {
-            let store = Store::look(&place.data).map_err(Error::internal)?;
-            backup::write(&store, &to)?
-        }
+    let (recipients, unencrypted) = (args.recipients.clone(), args.unencrypted);
+    let answer = admin::ask(config, &Ask::Backup { file, recipients, unencrypted })?;
+    if args.json {
+        output::to_stdout(&output::json(&answer))?;
+        return Ok(exit::DONE);
+    }
+    let made: Made = serde_json::from_value(answer).map_err(Error::internal)?;
+    let key = Place::of(config).sealing_file();
+    let advice = if made.encrypted {
+        "The sealing key is in it, encrypted to the same keys: `blockremote restore` needs nothing else.".to_owned()
+    } else {
+        format!("It is NOT encrypted, and the sealing key is not in it: keep {} too, but not beside it.", key.display())
     };
-    let text = format!(
-        "{} holds {} rows in {} bytes and passed its check.\nKeep {} too, but not beside it: without the sealing key a backup cannot be used.\n",
-        to.display(),
+    let (name, rows, bytes) = (made.file.display(), made.rows, made.bytes);
+    output::to_stdout(&format!("{name} holds {rows} rows in {bytes} bytes and passed its check.\n{advice}\n"))?;
+    Ok(exit::DONE)
+}
+
+pub(super) fn restore(config: &Config, args: &RestoreArgs) -> Outcome {
+    let place = Place::of(config);
+    let identity = args.identity.as_deref().map(PrivateKey::read).transpose();
+    let identity = identity.map_err(|e| Failure::Refused(format!("--identity: {e}. Nothing was changed.")))?;
+    let from = &args.from;
+    if !from.is_file() {
+        return Err(Failure::Refused(format!("{} is no file. Nothing was changed.", from.display())));
+    }
+    let summary = restore::restore(&place, from, identity.as_ref(), args.force, &Clock::System)?;
+    output::to_stdout(&format!(
+        "{} is restored: {} rows in {} bytes.\nThe audit log goes on under a new name from the next start on; tell it to whoever \
+         checks it (`blockremote audit key`).\n",
+        place.data.display(),
         summary.rows,
-        summary.bytes,
-        place.certs.join("sealing.key").display()
-    );
-    output::to_stdout(&text)?;
+        summary.bytes
+    ))?;
     Ok(exit::DONE)
 }
 
-pub(super) fn restore(config: &Config, from: &Path, force: bool) -> Outcome {
-    let to = &config.paths.data;
-    if to.exists() && !force {
-        return Err(Failure::Refused(format!(
-            "{} exists already; nothing was changed. Stop the appliance, then say --force; the old file is kept beside the new one.",
-            to.display()
-        )));
+pub(super) fn drill(config: &Config, as_json: bool) -> Outcome {
+    let answer = admin::ask(config, &Ask::Drill)?;
+    if as_json {
+        output::to_stdout(&output::json(&answer))?;
+        return Ok(exit::DONE);
     }
-    // What the pages hold is checked by `restore`; what the audit trees say, here, before anything is replaced.
-    let found = check(from)?;
-    if let Some(fault) = found.iter().flat_map(|tree| &tree.faults).next() {
-        return Err(Failure::Refused(format!(
-            "{}: the audit log is not sound: {fault}. Nothing was changed.",
-            from.display()
-        )));
-    }
-    let summary = backup::restore(from, to, force)?;
-    output::to_stdout(&format!("{} is restored: {} rows in {} bytes.\n", to.display(), summary.rows, summary.bytes))?;
+    let d: Drilled = serde_json::from_value(answer).map_err(Error::internal)?;
+    output::to_stdout(&format!(
+        "{} was restored for trial in {} ms: {} rows, {} log entries, {} signed checkpoints agree.\n",
+        d.file.display(),
+        d.took_ms,
+        d.rows,
+        d.entries,
+        d.checkpoints
+    ))?;
     Ok(exit::DONE)
 }
 
-fn check(file: &Path) -> Result<Vec<audit::TreeCheck>, Failure> {
-    let refused = |e: OpenError| Failure::Refused(format!("{e}. Nothing was changed."));
-    backup::check_file(file).map_err(refused)?;
-    let store = Store::look(file).map_err(refused)?;
-    Ok(audit::check_trees(&store.read()?)?)
+pub(super) fn compact(config: &Config, as_json: bool) -> Outcome {
+    let place = Place::of(config);
+    if control::is_running(&place.control_socket()) {
+        return Err(Failure::Refused("The appliance is running. Stop it first; nothing was changed.".to_owned()));
+    }
+    let (before, after) = restore::compact(&place)?;
+    if as_json {
+        let report =
+            json!({ "file": place.data, "bytes_before": before, "bytes_after": after.bytes, "rows": after.rows });
+        output::to_stdout(&output::json(&report))?;
+        return Ok(exit::DONE);
+    }
+    output::to_stdout(&format!(
+        "{} had {before} bytes and has {} now. The old file is kept as {}.before-compact; remove it when all is well.\n",
+        place.data.display(),
+        after.bytes,
+        place.data.display()
+    ))?;
+    Ok(exit::DONE)
 }
 
 pub(super) fn verify(config: &Config, file: Option<&Path>, known: &[Vec<u8>], as_json: bool) -> Outcome {

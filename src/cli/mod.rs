@@ -99,8 +99,10 @@ fn dispatch(cli: &Cli) -> Outcome {
             match other {
                 Command::Serve(_) => serve::run(&loaded),
                 Command::Init(args) => init::run(&loaded.config, args.json),
-                Command::Backup(args) => data::backup(&loaded.config, &args.to),
-                Command::Restore(args) => data::restore(&loaded.config, &args.from, args.force),
+                Command::Backup(args) => data::backup(&loaded.config, args),
+                Command::Restore(args) => data::restore(&loaded.config, args),
+                Command::Drill(args) => data::drill(&loaded.config, args.json),
+                Command::Compact(args) => data::compact(&loaded.config, args.json),
                 Command::Verify(args) => data::verify(&loaded.config, args.file.as_deref(), &[], args.json),
                 Command::Audit(AuditCommand::Replay(args)) => replay::run(&loaded.config, args),
                 Command::Audit(command) => audit::run(&loaded.config, command),

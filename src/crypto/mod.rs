@@ -24,6 +24,7 @@ pub mod siphash;
 pub mod strict_json;
 pub mod token;
 pub mod totp;
+pub mod vault;
 pub mod webauthn;
 pub mod webhook;
 

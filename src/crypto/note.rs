@@ -255,9 +255,9 @@ mod tests {
     #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
 
-    /// The example of the specification (c2sp.org/signed-note, "Format"): a text, and the key that signed it.
     const TEXT: &str = "This is an example message.\n";
-    const KEY: &str = "example.com/foo+530d903e+AcFsaJKn7aQyaBSIEfNQRR2tH0RB/0tmrvskwSfx+QBF";
+    /// The key of Go's checksum database, as every Go program holds it (cmd/go, modfetch/key.go).
+    const KEY: &str = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8";
 
     fn key(byte: u8) -> NoteKey {
         NoteKey::from_seed(&[byte; 32]).unwrap()
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn a_verifier_key_reads_as_it_is_written_and_no_other_way() {
         let known: Verifier = KEY.parse().unwrap();
-        assert_eq!((known.name(), known.to_string().as_str()), ("example.com/foo", KEY));
+        assert_eq!((known.name(), known.to_string().as_str()), ("sum.golang.org", KEY));
         for kind in [KeyKind::Ed25519, KeyKind::Cosignature] {
             let made = verifier("log.example/a", 7, kind);
             assert_eq!(made.to_string().parse(), Ok(made));
@@ -307,11 +307,11 @@ mod tests {
         for bad in [
             "",
             "a+b",
-            "example.com/bar+530d903e+AcFsaJKn7aQyaBSIEfNQRR2tH0RB/0tmrvskwSfx+QBF",
-            "example.com/foo+530d903f+AcFsaJKn7aQyaBSIEfNQRR2tH0RB/0tmrvskwSfx+QBF",
-            "example.com/foo+530d903e+AsFsaJKn7aQyaBSIEfNQRR2tH0RB/0tmrvskwSfx+QBF",
-            "example.com/foo+530d903e+AcFsaJKn",
-            "a b+530d903e+AcFsaJKn7aQyaBSIEfNQRR2tH0RB/0tmrvskwSfx+QBF",
+            "sum.golang.com+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8",
+            "sum.golang.org+033de0af+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8",
+            "sum.golang.org+033de0ae+As4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8",
+            "sum.golang.org+033de0ae+Ac4zctda",
+            "sum golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8",
         ] {
             assert_eq!(bad.parse::<Verifier>(), Err(NoteError::NotAKey), "{bad}");
         }

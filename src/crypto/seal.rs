@@ -162,10 +162,23 @@ impl SealingKey {
             files::create_private_dir(parent).map_err(failed)?;
         }
         let key = Self::generate(random);
-        let mut text = Zeroizing::new(Base64::encode_string(key.secret.as_slice()));
-        text.push('\n');
-        files::write_private(path, text.as_bytes()).map_err(failed)?;
+        key.write_file(path)?;
         Ok(key)
+    }
+
+    /// Writes this key to a new file of mode 0600, as [`SealingKey::create_file`] does.
+    ///
+    /// # Errors
+    /// [`SealError::Io`], also when the file exists.
+    pub fn write_file(&self, path: &Path) -> Result<(), SealError> {
+        let mut text = self.to_text();
+        text.push('\n');
+        files::write_private(path, text.as_bytes()).map_err(|source| SealError::Io { path: path.to_owned(), source })
+    }
+
+    /// The key itself, in base64: for where it is encrypted at once.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        Zeroizing::new(Base64::encode_string(self.secret.as_slice()))
     }
 
     /// The first 4 bytes of SHA-256 of the key: names it, says nothing about it.

@@ -65,12 +65,27 @@ pub struct DeepHealth {
     version: &'static str,
     /// The data file.
     store: StoreHealth,
+    /// Backups.
+    backup: BackupHealth,
     /// Enrolled devices.
     devices: usize,
     /// Sessions in memory.
     sessions: usize,
     /// Open kill-switch sockets.
     sockets: usize,
+}
+
+/// How backups stand. Times are Unix seconds, 0 for never.
+#[derive(Serialize, ToSchema)]
+pub struct BackupHealth {
+    /// `ok`; `overdue` when none was restored for trial for too long; `off` when the appliance makes none by itself.
+    status: &'static str,
+    /// When the last one was made.
+    last_s: u64,
+    /// When one was last restored for trial, and was sound.
+    drilled_s: u64,
+    /// Backups and trials that failed since the start.
+    failures: u64,
 }
 
 /// Figures of the data file.
@@ -103,6 +118,16 @@ pub async fn deep(ctx: Context, _: Nothing) -> Result<Reply<DeepHealth>> {
             commits: state.commits.load(Relaxed),
             writes: state.jobs.load(Relaxed),
             bytes: std::fs::metadata(services.store.path()).map_or(0, |m| m.len()),
+        },
+        backup: {
+            let known = ctx.metrics.backup();
+            let status = match (known.scheduled, known.overdue) {
+                (false, _) => "off",
+                (true, true) => "overdue",
+                (true, false) => "ok",
+            };
+            let crate::observe::BackupFigures { last_s, drilled_s, failures, .. } = known;
+            BackupHealth { status, last_s, drilled_s, failures }
         },
         devices: services.devices.count(),
         sessions: services.iam.session_count(),

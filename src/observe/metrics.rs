@@ -1,7 +1,7 @@
 //! Counters, gauges and histograms, and their two text formats.
 
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -45,6 +45,27 @@ pub struct Gauges {
     pub integration_oldest_s: u64,
 }
 
+/// What is known of backups, in Unix seconds and bytes; 0 for what never was.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BackupFigures {
+    /// Whether the appliance makes any by itself.
+    pub scheduled: bool,
+    /// When the last one was made.
+    pub last_s: u64,
+    /// When one was last restored for trial, and was sound.
+    pub drilled_s: u64,
+    /// How long that took.
+    pub drill_ms: u64,
+    /// Whether none was for too long.
+    pub overdue: bool,
+    /// Backups and trials that failed since the start.
+    pub failures: u64,
+    /// Size of the last one.
+    pub bytes: u64,
+    /// What of the data file was alive in it.
+    pub live_bytes: u64,
+}
+
 /// One route's name and method, in the order of the route table.
 pub type RouteLabel = (&'static str, &'static str);
 
@@ -65,6 +86,7 @@ pub struct Metrics {
     shadows: Family<ShadowLabels, Counter>,
     deliveries: Family<DeliveryLabels, Counter>,
     gauges: [Gauge<u64, AtomicU64>; 11],
+    backup: (Mutex<BackupFigures>, [Gauge<u64, AtomicU64>; 7]),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -166,7 +188,22 @@ impl Metrics {
         for ((name, help), gauge) in names.into_iter().zip(&gauges) {
             registry.register(name, help, gauge.clone());
         }
+        let backup: [Gauge<u64, AtomicU64>; 7] = Default::default();
+        let names = [
+            ("blockremote_backup_last_timestamp_seconds", "When the last backup was made"),
+            ("blockremote_backup_drill_last_timestamp_seconds", "When a backup was last restored for trial and sound"),
+            ("blockremote_backup_drill_duration_milliseconds", "How long the last trial restore took"),
+            ("blockremote_backup_overdue", "1 when no backup was restored for trial for too long"),
+            ("blockremote_backup_failures", "Backups and trial restores that failed since the start"),
+            ("blockremote_backup_size_bytes", "Size of the last backup"),
+            ("blockremote_store_live_bytes", "Size of the data file without its free pages, as of the last backup"),
+        ];
+        for ((name, help), gauge) in names.into_iter().zip(&backup) {
+            registry.register(name, help, gauge.clone());
+        }
+        let backup = (Mutex::default(), backup);
         Self {
+            backup,
             registry,
             requests,
             labels,
@@ -244,6 +281,29 @@ impl Metrics {
             now.integration_oldest_s,
         ];
         for (gauge, value) in self.gauges.iter().zip(values) {
+            gauge.set(value);
+        }
+    }
+
+    /// What is known of backups now.
+    pub fn backup(&self) -> BackupFigures {
+        *self.backup.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is known of backups.
+    pub fn set_backup(&self, change: impl FnOnce(&mut BackupFigures)) {
+        let mut known = self.backup.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut known);
+        let values = [
+            known.last_s,
+            known.drilled_s,
+            known.drill_ms,
+            u64::from(known.overdue),
+            known.failures,
+            known.bytes,
+            known.live_bytes,
+        ];
+        for (gauge, value) in self.backup.1.iter().zip(values) {
             gauge.set(value);
         }
     }

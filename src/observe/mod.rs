@@ -3,4 +3,4 @@
 pub mod logs;
 pub mod metrics;
 
-pub use metrics::{Gauges, Metrics};
+pub use metrics::{BackupFigures, Gauges, Metrics};

@@ -1,11 +1,13 @@
 //! A backup is one snapshot copied into a fresh file: never a copy of the live file, whose pages move while it is read.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableHandle};
 
 use super::tables::{ALL, META};
-use super::{OpenError, Snapshot, Store};
+use super::{OpenError, Snapshot};
+use crate::kernel::clock::Stopwatch;
 use crate::kernel::{Error, Result, files};
 
 /// What a backup or a check found.
@@ -17,35 +19,52 @@ pub struct Summary {
     pub bytes: u64,
 }
 
-const ROWS_PER_COMMIT: u64 = 50_000;
+/// Few enough that a sync of the copy never holds up one of the data file for long.
+const ROWS_PER_COMMIT: u64 = 10_000;
+/// Rows between two looks at the pace.
+const ROWS_PER_LOOK: u64 = 64;
 
-/// Copies the present moment of `store` into a new file at `to`: written beside it, synced, checked, renamed.
-/// Refuses to overwrite.
-pub fn write(store: &Store, to: &Path) -> Result<Summary> {
-    if to.exists() {
-        return Err(Error::Internal(format!("{} exists already; choose another name", to.display())));
+/// How fast the copy goes: as fast as it can, or with as many pauses as work, so that what the appliance does meanwhile
+/// finds the disk and a processor free half of the time.
+pub struct Pace(Option<Stopwatch>);
+
+/// Work between two pauses.
+const STRIDE: Duration = Duration::from_millis(1);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+impl Pace {
+    /// Nobody else is there.
+    pub const fn full() -> Self {
+        Self(None)
     }
-    let part = part_path(to);
-    let outcome = copy_checked(&store.read()?, &part).and_then(|summary| {
-        std::fs::rename(&part, to)
-            .map_err(|e| Error::Internal(format!("{} could not be written: {e}", to.display())))?;
-        files::sync_parent(to).map_err(Error::internal)?;
-        Ok(summary)
-    });
-    if outcome.is_err() {
-        // Only our own unfinished file is removed; a failure to do so leaves a `.part` file, which the next run replaces.
-        let _ = std::fs::remove_file(&part);
+
+    /// Beside a running appliance.
+    pub fn gentle() -> Self {
+        Self(Some(Stopwatch::start()))
     }
-    outcome
+
+    /// Pauses, if enough was done since the last pause.
+    pub fn breathe(&mut self) {
+        let Some(watch) = &mut self.0 else { return };
+        let worked = watch.elapsed();
+        if worked >= STRIDE {
+            std::thread::sleep(worked.min(PAUSE_MAX));
+            *watch = Stopwatch::start();
+        }
+    }
 }
 
-fn part_path(to: &Path) -> PathBuf {
+/// The name under which a file is written until it is whole.
+pub fn part_path(to: &Path) -> PathBuf {
     let mut name = to.as_os_str().to_owned();
     name.push(".part");
     PathBuf::from(name)
 }
 
-fn copy_checked(snapshot: &Snapshot, part: &Path) -> Result<Summary> {
+/// Copies one moment of the data file into a new file, page by page full, synced and checked. What is at `part` already
+/// is replaced; what is left there after an error is the caller's to remove.
+pub fn copy(snapshot: &Snapshot, part: &Path, pace: &mut Pace) -> Result<Summary> {
     let cannot = |e: &dyn std::fmt::Display| Error::Internal(format!("{} could not be written: {e}", part.display()));
     match std::fs::remove_file(part) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(cannot(&e)),
@@ -73,6 +92,9 @@ fn copy_checked(snapshot: &Snapshot, part: &Path) -> Result<Summary> {
                     return Ok(false);
                 }
                 copied += 1;
+                if copied % ROWS_PER_LOOK == 0 {
+                    pace.breathe();
+                }
                 Ok(true)
             })?;
             rows += copied;
@@ -127,43 +149,4 @@ fn check_pages(path: &Path) -> Result<Summary, OpenError> {
     }
     let bytes = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.len();
     Ok(Summary { rows, bytes })
-}
-
-/// Puts the backup `from` in the place of the data file `to`, after checking it. The old file, where there is one and
-/// `force` allows it, is kept beside the new one until the next restore.
-pub fn restore(from: &Path, to: &Path, force: bool) -> Result<Summary> {
-    let summary = check_file(from).map_err(Error::internal)?;
-    if to.exists() {
-        if !force {
-            return Err(Error::Internal(format!(
-                "{} exists already; nothing was changed. Stop the appliance and say --force to replace it (the old file is kept as {}.replaced)",
-                to.display(),
-                to.display()
-            )));
-        }
-        // A damaged file is a good reason to restore; one that is in use is not.
-        if let Err(in_use @ OpenError::InUse(_)) = Store::look(to) {
-            return Err(Error::internal(in_use));
-        }
-    }
-    if let Some(parent) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
-        files::create_private_dir(parent).map_err(Error::internal)?;
-    }
-    let part = part_path(to);
-    let cannot = |e: std::io::Error| Error::Internal(format!("{} could not be written: {e}", part.display()));
-    std::fs::copy(from, &part).map_err(cannot)?;
-    files::restrict(&part, 0o600).map_err(cannot)?;
-    std::fs::File::open(&part).and_then(|f| f.sync_all()).map_err(cannot)?;
-    let copied = check_file(&part).map_err(Error::internal)?;
-    if copied.rows != summary.rows {
-        return Err(Error::internal("the copy differs from the backup; nothing was changed"));
-    }
-    if to.exists() {
-        let mut old = to.as_os_str().to_owned();
-        old.push(".replaced");
-        std::fs::rename(to, PathBuf::from(old)).map_err(cannot)?;
-    }
-    std::fs::rename(&part, to).map_err(cannot)?;
-    files::sync_parent(to).map_err(Error::internal)?;
-    Ok(copied)
 }

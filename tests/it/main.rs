@@ -9,6 +9,7 @@ mod api_keys;
 mod attest;
 mod attestation;
 mod audit_log;
+mod backups;
 mod bad_input;
 mod billing;
 mod bound_tokens;

@@ -90,7 +90,7 @@ fn attacks_come_in_turn_by_default_and_as_listed_otherwise() {
 fn wrong_arguments_end_with_the_usage_code() {
     for line in [
         "blockremote nonsense",
-        "blockremote backup",
+        "blockremote restore",
         "blockremote init extra",
         "blockremote agent --fleet 0",
         "blockremote agent --rate-hz NaN",
