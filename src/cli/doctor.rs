@@ -8,12 +8,13 @@ use serde_json::json;
 use super::Outcome;
 use super::args::exit;
 use super::output::{self, Cell, Paint, Style};
+use crate::app::backup::schedule::Status;
 use crate::app::control::{self, Ask};
 use crate::app::place::Place;
 use crate::app::signing::{self, SigningPlace};
 use crate::config::{Config, Loaded, Paywall};
 use crate::crypto::certs;
-use crate::kernel::Clock;
+use crate::kernel::{Clock, Timestamp};
 
 enum Verdict {
     Good(String),
@@ -32,6 +33,7 @@ pub(super) fn run(loaded: &Loaded, as_json: bool) -> Outcome {
         ("free disk", free_disk(&place)),
         ("clock", clock()),
         ("trials", trials(config, &place)),
+        ("backups", backups(config, &place)),
     ];
     let healthy = checks.iter().all(|(_, verdict)| matches!(verdict, Verdict::Good(_)));
     if as_json {
@@ -164,6 +166,32 @@ fn trials(config: &Config, place: &Place) -> Verdict {
         "{ending} end within two days, {refused} devices are refused already; pay, install a licence (`blockremote admin \
          licence`), or set billing.paywall = \"off\""
     ))
+}
+
+/// Backups that are made, kept and tried without anybody looking are those that fail without anybody looking.
+fn backups(config: &Config, place: &Place) -> Verdict {
+    if config.backup.directory.is_none() {
+        return Verdict::Good(
+            "the appliance makes none by itself; set backup.directory, or see to it otherwise".to_owned(),
+        );
+    }
+    let status = match control::ask(&place.control_socket(), &Ask::BackupStatus) {
+        Ok(Some(answer)) => serde_json::from_value::<Status>(answer).unwrap_or_default(),
+        _ => return Verdict::Good("the appliance is not running; ask again when it is".to_owned()),
+    };
+    let size = std::fs::metadata(&place.data).map_or(0, |m| m.len());
+    let live = status.last.as_ref().map_or(size, |(_, made)| made.live_bytes);
+    let old = |at: Timestamp| Clock::System.now().since(at) > std::time::Duration::from_secs(86_400);
+    match (status.last, status.drilled, status.failed) {
+        (_, _, Some((at, why))) => Verdict::Bad(format!("the last try, {at}, failed: {why}")),
+        (Some((last, _)), Some((tried, _)), None) if !old(tried) => Verdict::Good(format!(
+            "last {last}, restored for trial {tried}; {live} of {size} bytes of the data file live"
+        )),
+        (Some((last, _)), _, None) => {
+            Verdict::Bad(format!("last {last}, none restored for trial within a day; run `blockremote drill`"))
+        }
+        (None, _, None) => Verdict::Bad("none was made yet; look again in a minute".to_owned()),
+    }
 }
 
 fn clock() -> Verdict {

@@ -1,6 +1,8 @@
 //! A backup is one snapshot copied into a fresh file: never a copy of the live file, whose pages move while it is read.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableHandle};
@@ -25,8 +27,8 @@ const ROWS_PER_COMMIT: u64 = 10_000;
 const ROWS_PER_LOOK: u64 = 64;
 
 /// How fast the copy goes: as fast as it can, or with as many pauses as work, so that what the appliance does meanwhile
-/// finds the disk and a processor free half of the time.
-pub struct Pace(Option<Stopwatch>);
+/// finds the disk and a processor free half of the time; and whether it goes on at all.
+pub struct Pace(Option<(Stopwatch, Arc<AtomicBool>)>);
 
 /// Work between two pauses.
 const STRIDE: Duration = Duration::from_millis(1);
@@ -39,19 +41,26 @@ impl Pace {
         Self(None)
     }
 
-    /// Beside a running appliance.
-    pub fn gentle() -> Self {
-        Self(Some(Stopwatch::start()))
+    /// Beside a running appliance, until `stop` is set.
+    pub fn gentle(stop: Arc<AtomicBool>) -> Self {
+        Self(Some((Stopwatch::start(), stop)))
     }
 
     /// Pauses, if enough was done since the last pause.
-    pub fn breathe(&mut self) {
-        let Some(watch) = &mut self.0 else { return };
+    ///
+    /// # Errors
+    /// When it was stopped.
+    pub fn breathe(&mut self) -> std::io::Result<()> {
+        let Some((watch, stop)) = &mut self.0 else { return Ok(()) };
+        if stop.load(Ordering::Acquire) {
+            return Err(std::io::Error::other("the appliance is stopping"));
+        }
         let worked = watch.elapsed();
         if worked >= STRIDE {
             std::thread::sleep(worked.min(PAUSE_MAX));
             *watch = Stopwatch::start();
         }
+        Ok(())
     }
 }
 
@@ -93,7 +102,7 @@ pub fn copy(snapshot: &Snapshot, part: &Path, pace: &mut Pace) -> Result<Summary
                 }
                 copied += 1;
                 if copied % ROWS_PER_LOOK == 0 {
-                    pace.breathe();
+                    pace.breathe().map_err(Error::internal)?;
                 }
                 Ok(true)
             })?;

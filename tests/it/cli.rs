@@ -155,7 +155,7 @@ fn every_command_explains_itself_and_wrong_usage_ends_with_two() {
     }
     for line in [
         "nonsense",
-        "backup",
+        "restore",
         "admin",
         "admin user",
         "admin user add",

@@ -108,7 +108,7 @@ pub fn pump(mut from: impl Read, to: &mut impl Write, pace: &mut Pace) -> io::Re
             return Ok(());
         }
         to.write_all(chunk.get(..n).unwrap_or_default())?;
-        pace.breathe();
+        pace.breathe()?;
     }
 }
 

@@ -67,7 +67,7 @@ fn sample(snapshot: &Snapshot, pace: &mut Pace) -> Result<u64> {
                 return Err(Error::internal("a restored row is empty"));
             }
             here += 1;
-            pace.breathe();
+            pace.breathe().map_err(Error::internal)?;
             Ok(here < SAMPLED_MAX)
         })?;
         seen += here;

@@ -52,6 +52,20 @@ pub fn list(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(found.into_iter().rev().map(|(_, path)| path).collect())
 }
 
+/// What a killed process left of a backup that it was making.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn unfinished(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)?.take(FILES_MAX) {
+        let path = entry?.path();
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        found.extend(name.strip_suffix(".part").and_then(moment).map(|_| path.clone()));
+    }
+    Ok(found)
+}
+
 /// Those that may go: all but the last one of each of the newest hours, days and months that have one. The newest stays
 /// in any case.
 pub fn to_remove(newest_first: &[PathBuf], keep: Keep) -> Vec<PathBuf> {
@@ -120,5 +134,7 @@ mod tests {
         let found = list(folder.path()).unwrap();
         let names: Vec<_> = found.iter().map(|p| p.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["blockremote-20261121T193000Z.redb.age", "blockremote-20261121T183000Z.redb"]);
+        let rest = unfinished(folder.path()).unwrap();
+        assert_eq!(rest, [folder.path().join("blockremote-20261121T193000Z.redb.age.part")]);
     }
 }

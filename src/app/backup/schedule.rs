@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,15 @@ pub struct Keeper {
     pool: Pool,
     /// Whoever else wants one waits.
     one: tokio::sync::Mutex<()>,
+    /// Ends what is being made.
+    stop: Arc<AtomicBool>,
+}
+
+/// The threads are waited for when they are dropped: a backup that takes an hour must not keep the appliance from stopping.
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
 }
 
 /// What a keeper needs.
@@ -109,7 +119,19 @@ impl Keeper {
         let data = config.paths.data.clone();
         let pool = Pool::for_this_machine("backup", 4, "A backup is being made already. Try again when it is done.")?;
         let one = tokio::sync::Mutex::new(());
-        Ok(Self { services, sealing, settings, recipients, data, clock, random, metrics, pool, one })
+        Ok(Self {
+            services,
+            sealing,
+            settings,
+            recipients,
+            data,
+            clock,
+            random,
+            metrics,
+            pool,
+            one,
+            stop: Arc::default(),
+        })
     }
 
     /// Makes a backup now: at `to`, or by its name in the configured directory. Further recipients may be named; without any,
@@ -142,11 +164,11 @@ impl Keeper {
         };
         let _turn = self.one.lock().await;
         let store = self.services.store.clone();
-        let (sealing, data) = (Arc::clone(&self.sealing), self.data.clone());
+        let (sealing, data, stop) = (Arc::clone(&self.sealing), self.data.clone(), Arc::clone(&self.stop));
         let work = move || {
             let snapshot = store.read()?;
             let source = Source { snapshot: &snapshot, data: &data, sealing: &sealing, recipients: &recipients, now };
-            make(&source, &to, &mut Pace::gentle())
+            make(&source, &to, &mut Pace::gentle(stop))
         };
         let made = self.pool.run(work).await.and_then(|made| made);
         self.note_backup(&made).await?;
@@ -160,10 +182,11 @@ impl Keeper {
     pub async fn drill(&self) -> Result<Drilled> {
         let folder = self.settings.directory.clone().ok_or_else(|| refused("Set backup.directory.".to_owned()))?;
         let (file, data) = (self.settings.drill_identity_file.clone(), self.data.clone());
+        let stop = Arc::clone(&self.stop);
         let _turn = self.one.lock().await;
         let work = move || {
             let identity = file.as_deref().map(PrivateKey::read).transpose().map_err(Error::internal)?;
-            drill(&newest(&folder, identity.is_some())?, &data, identity.as_ref(), &mut Pace::gentle())
+            drill(&newest(&folder, identity.is_some())?, &data, identity.as_ref(), &mut Pace::gentle(stop))
         };
         let drilled = self.pool.run(work).await.and_then(|drilled| drilled);
         self.note_drill(&drilled).await?;
@@ -222,7 +245,8 @@ impl Keeper {
             daily: self.settings.keep_daily,
             monthly: self.settings.keep_monthly,
         };
-        for old in keep::to_remove(&keep::list(folder).unwrap_or_default(), keep) {
+        let unfinished = keep::unfinished(folder).unwrap_or_default();
+        for old in keep::to_remove(&keep::list(folder).unwrap_or_default(), keep).into_iter().chain(unfinished) {
             if let Err(e) = std::fs::remove_file(&old) {
                 tracing::warn!(file = %old.display(), error = %e, "an old backup could not be removed");
             }

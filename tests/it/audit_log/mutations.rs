@@ -170,10 +170,10 @@ async fn two_verifiers_in_two_languages_name_the_same_entry_of_a_thousand_change
     let server = Server::start().await?;
     let tenant = first_tenant(&server).await?;
     let audit = server.app().services.audit.clone();
-    grow(&server, tenant, 330).await?;
+    grow(&server, tenant, 200).await?;
     audit.sign(tenant, Origin::system()).await?;
     let signed_before = exported(&server, tenant).await.map(|f| Log::new(f, 0))??.size;
-    grow(&server, tenant, 250).await?;
+    grow(&server, tenant, 110).await?;
     audit.sign(tenant, Origin::system()).await?;
     let log = Log::new(exported(&server, tenant).await?, signed_before)?;
     let judge = |files: &mut Files| verify_log(files, &Known::default(), &mut |_, _| {});
