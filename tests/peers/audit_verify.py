@@ -292,10 +292,13 @@ def main():
     if sys.argv[2:] != ["--mutations"]:
         print(json.dumps(verdict(read)))
         return
+    # All at the end: who writes to us reads only then.
+    answers = []
     for line in sys.stdin:
         files = {name: raw and base64.b64decode(raw) for name, raw in json.loads(line)["files"].items()}
         mutated = lambda name: (b"" if files[name] == "" else files[name]) if name in files else remembered(name)
-        print(json.dumps(verdict(mutated)), flush=True)
+        answers.append(json.dumps(verdict(mutated)))
+    print("\n".join(answers))
 
 
 if __name__ == "__main__":
