@@ -40,7 +40,7 @@ events! {
     CommandEnforced = "command.enforced", "A device carried a command out.", [CommandEnforced];
     RefreshReused = "refresh.reused", "An old refresh token came back: somebody has a copy of a session.", [RefreshReused];
     AttestationFailed = "attestation.failed", "A device's proof of its hardware was refused, or was a replay.", [AttestationRefused AttestationReplayed];
-    AuditCheckpoint = "audit.checkpoint", "A checkpoint of the forensic log was signed.", [];
+    AuditCheckpoint = "audit.checkpoint", "A checkpoint of the forensic log was signed.", [AuditCheckpointed];
     QuotaExceeded = "quota.exceeded", "Something was refused because a limit is reached; at most once an hour for each limit.", [QuotaExceeded];
     VulnerabilityCreated = "vulnerability.created", "A weakness was found on a watched host.", [];
     CaseBreached = "case.breached", "A case is open for longer than was agreed.", [];

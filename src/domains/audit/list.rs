@@ -7,7 +7,7 @@
 
 use super::model::{Action, Entry, EntryRow, Leaf, ThreatLevel};
 use super::store::erased_through;
-use crate::kernel::ids::{DeviceId, TenantId, UserId};
+use crate::kernel::ids::{AuditId, DeviceId, TenantId, UserId};
 use crate::kernel::{Error, Result, Timestamp};
 use crate::store::tables::{AUDIT, AUDIT_BY_DEVICE, AUDIT_ERASED, Key, trailing_number};
 use crate::store::{Snapshot, codec};
@@ -151,6 +151,31 @@ impl Found {
         }
         Ok(true)
     }
+}
+
+/// The entry at a place of a tenant's log; `None` when there is none, or its content is erased.
+pub fn entry_at(snapshot: &Snapshot, tenant: TenantId, seq: u64) -> Result<Option<Entry>> {
+    let row = snapshot.get::<EntryRow>(AUDIT, Key::new().bytes(tenant.to_bytes()).number(seq))?;
+    row.map_or(Ok(None), shown)
+}
+
+/// The entry with this id, looked for among the newest hundreds: for who has just written it.
+pub fn find_newest(snapshot: &Snapshot, tenant: TenantId, id: AuditId) -> Result<Option<Entry>> {
+    const LOOKED_AT_MAX: usize = 1_024;
+    let (mut found, mut seen) = (None, 0);
+    snapshot.visit_back(AUDIT, &Key::new().bytes(tenant.to_bytes()), None, |_, value| {
+        seen += 1;
+        found = shown(codec::decode::<EntryRow>(value)?)?.filter(|entry| entry.id == id);
+        Ok(found.is_none() && seen < LOOKED_AT_MAX)
+    })?;
+    Ok(found)
+}
+
+/// The first entry that was written at or after this moment; the size of the log when there is none. Where a clock was set
+/// back, some entry near it.
+pub fn first_since(snapshot: &Snapshot, tenant: TenantId, at: Timestamp) -> Result<u64> {
+    let erased = erased_through(snapshot.get_raw(AUDIT_ERASED, Key::new().bytes(tenant.to_bytes()))?);
+    first_at(snapshot, tenant, erased, at)
 }
 
 /// The first entry, from `low` on, that was written at or after this moment; the size of the log when there is none.

@@ -26,13 +26,11 @@ use std::sync::{Arc, OnceLock};
 
 pub use check::{TreeCheck, check_trees, check_trees_against};
 pub use events::{Event, is_pattern, takes_in};
-pub use list::{Filter, Page};
+pub use list::{Filter, Page, entry_at, find_newest, first_since};
 pub use model::{Action, Entry, NewEntry, ThreatLevel};
 pub use serve::{Consistency, Inclusion};
 pub use signing::{Restored, last_checkpoints};
-pub use store::{
-    Posted, append, entry_at, erase_older, find_newest, first_since, posted, visit_events,
-};
+pub use store::{Posted, append, erase_older, posted, visit_events};
 
 use crate::crypto::SealingKey;
 use crate::crypto::note::Verifier;

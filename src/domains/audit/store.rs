@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::events::Event;
 use super::merkle::{self, Frontier, Hash};
-use super::model::{Entry, EntryRow, HeadRow, Leaf, NewEntry, Personal};
+use super::model::{EntryRow, HeadRow, Leaf, NewEntry, Personal};
 use crate::crypto::jcs;
 use crate::kernel::ids::{AuditId, TenantId};
 use crate::kernel::{Error, Random, Result, Timestamp};
@@ -13,7 +13,7 @@ use crate::store::tables::{
     AUDIT, AUDIT_BY_DEVICE, AUDIT_ERASED, AUDIT_HEADS, AUDIT_NODES, DECISION_STATES, INTEGRATION_COUNTS, Key, OUTBOX,
     trailing_number,
 };
-use crate::store::{Tx, codec};
+use crate::store::{Snapshot, Tx, codec};
 
 /// Writes an entry in the transaction of the change it records, and the subtrees that its leaf completes.
 pub fn append(tx: &mut Tx<'_>, tenant: TenantId, now: Timestamp, random: &Random, new: &NewEntry) -> Result<AuditId> {
@@ -74,41 +74,6 @@ fn post(tx: &mut Tx<'_>, tenant: Key, seq: u64, new: &NewEntry) -> Result<()> {
     tx.put_raw(OUTBOX, tenant.number(seq), &[])?;
     tx.ring_outbox();
     Ok(())
-}
-
-/// The entry at a place of a tenant's log; `None` when there is none, or its content is erased.
-pub fn entry_at(snapshot: &Snapshot, tenant: TenantId, seq: u64) -> Result<Option<Entry>> {
-    let row = snapshot.get::<EntryRow>(AUDIT, Key::new().bytes(tenant.to_bytes()).number(seq))?;
-    row.map_or(Ok(None), shown)
-}
-
-/// The entry with this id, looked for among the newest hundreds: for who has just written it.
-pub fn find_newest(snapshot: &Snapshot, tenant: TenantId, id: AuditId) -> Result<Option<Entry>> {
-    const LOOKED_AT_MAX: usize = 1_024;
-    let (mut found, mut seen) = (None, 0);
-    snapshot.visit_back(AUDIT, &Key::new().bytes(tenant.to_bytes()), None, |_, value| {
-        seen += 1;
-        found = shown(codec::decode::<EntryRow>(value)?)?.filter(|entry| entry.id == id);
-        Ok(found.is_none() && seen < LOOKED_AT_MAX)
-    })?;
-    Ok(found)
-}
-
-/// The first entry at or behind this moment, by binary search; where a clock was set back, some entry near it.
-pub fn first_since(snapshot: &Snapshot, tenant: TenantId, at: Timestamp) -> Result<u64> {
-    let tree = Key::new().bytes(tenant.to_bytes());
-    let (mut low, mut high) = (
-        erased_through(snapshot.get_raw(AUDIT_ERASED, &tree)?),
-        snapshot.get::<HeadRow>(AUDIT_HEADS, &tree)?.unwrap_or_default().size,
-    );
-    while low < high {
-        let middle = low + (high - low) / 2;
-        match entry_at(snapshot, tenant, middle)? {
-            Some(entry) if entry.created_at >= at => high = middle,
-            _ => low = middle + 1,
-        }
-    }
-    Ok(low)
 }
 
 /// Visits the events among the entries `from..=to` with their numbers, in their order, until `visit` says `false`.
