@@ -3,13 +3,20 @@
 //! Imports everything. Nobody but the commands and the tests imports it.
 
 pub mod backup;
+mod certificates;
 pub mod control;
 mod deliver;
 pub mod export;
 pub mod feeds;
 pub mod place;
+pub mod sandbox;
+mod settings;
 pub mod signing;
+pub mod supervisor;
+mod watch;
 pub mod witness;
+
+pub use settings::engine_policy;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,13 +28,11 @@ use hyper::{Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use crate::attest::play;
-use crate::attest::policy::Policy;
-use crate::config::{self, ClientCertificates, Config, DpopNonce, TlsVersion};
+use crate::config::{ClientCertificates, Config, TlsVersion};
 use crate::crypto::keyring::KeyRing;
-use crate::crypto::{VerifyingKey, password};
+use crate::crypto::password;
 use crate::domains::attestation::{self, Attestation};
-use crate::domains::billing::{self, Billing, SharedSecret};
+use crate::domains::billing::Billing;
 use crate::domains::devices::Devices;
 use crate::domains::embed::{self, Embed};
 use crate::domains::flags::Flags;
@@ -35,19 +40,23 @@ use crate::domains::iam::{self, FirstSecrets, Iam, KeyCustody};
 use crate::domains::intel::{self, Confidence, Intel};
 use crate::domains::killswitch::{CloseReason, KillSwitch};
 use crate::domains::metering::Metering;
-use crate::domains::signals::{self, Signals, engine};
+use crate::domains::signals::{self, Signals};
 use crate::domains::tenants::{EnrollmentPolicy, Tenants};
 use crate::domains::{Services, audit};
-use crate::gate::{Gate, GateSettings, routes};
+use crate::gate::{Gate, routes};
 use crate::kernel::ids::TenantId;
-use crate::kernel::{Clock, Error, Random, Result, limits};
+use crate::kernel::{Clock, Error, Random, Result, Timestamp, limits};
 use crate::net::http::{Deadlines, Drain, Lanes, Settings};
 use crate::net::limits::Connections;
 use crate::net::{Peer, Service, http, tls};
-use crate::observe::Metrics;
+use crate::observe::strain::{Machine, ThisMachine};
+use crate::observe::{Metrics, Strain};
 use crate::store::{Options, Store, WriterParts};
+use certificates::Certificates;
 use feeds::Fetcher;
 use place::Place;
+use supervisor::Inherited;
+use watch::{STEP_MAX, Watch, keep_running, within};
 
 /// Where the doors are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +76,10 @@ pub struct Environment {
     pub random: Random,
     /// What a password hash may cost; `None`: measured at the first start.
     pub password_cost: Option<password::Params>,
+    /// Memory and disk, as they are looked at.
+    pub machine: Arc<dyn Machine>,
+    /// Listeners that are open already.
+    pub inherited: Inherited,
 }
 
 /// What a login may cost this machine: much for who guesses, little for who knows.
@@ -74,8 +87,14 @@ const PASSWORD_HASH_TARGET_MS: u32 = 120;
 
 impl Environment {
     /// The machine's own.
-    pub const fn system() -> Self {
-        Self { clock: Clock::System, random: Random::System, password_cost: None }
+    pub fn system() -> Self {
+        Self {
+            clock: Clock::System,
+            random: Random::System,
+            password_cost: None,
+            machine: Arc::new(ThisMachine),
+            inherited: Inherited::default(),
+        }
     }
 
     /// Measured where nobody said: how long a hash takes on this very machine.
@@ -101,6 +120,7 @@ pub struct App {
     internal: Drain,
     failed: Arc<Notify>,
     lanes: Lanes,
+    certificates: Arc<Certificates>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     control: Option<control::Listener>,
 }
@@ -211,7 +231,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         killswitch.clone(),
         clock.clone(),
         random.clone(),
-        billing_settings(config)?,
+        settings::billing(config)?,
     )?;
     let integrations = deliver::integrations(config, env, &store, (&tenants, &billing), &custody, &metrics)?;
     let attestation = Attestation::rebuild(attestation::Parts {
@@ -221,7 +241,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         sealing: Arc::clone(&custody.sealing),
         clock: clock.clone(),
         random: random.clone(),
-        settings: attestation_settings(config)?,
+        settings: settings::attestation(config)?,
     })?;
     let intel = Intel::rebuild(
         store.clone(),
@@ -247,14 +267,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         intel: intel.clone(),
         clock: clock.clone(),
         random: random.clone(),
-        settings: signals::Settings {
-            next_heartbeat: config.heartbeat.next,
-            policy: engine_policy(config, config.engine.threshold),
-            shadow: shadow(config)?,
-            simplified_from: config.engine.simplified_from,
-            retention: config.retention.signals,
-            checkpoint_bytes: config.store.checkpoint_bytes as u64,
-        },
+        settings: settings::signals(config)?,
         observer: Arc::new(move |s: signals::Scored| {
             scored.scored(s.took, s.decision.as_str(), s.shadow.map(|d| d.as_str()));
         }),
@@ -359,69 +372,6 @@ impl Built {
     }
 }
 
-/// Reads the files that the configuration names for attestations.
-fn attestation_settings(config: &Config) -> Result<attestation::Settings> {
-    let read = |key: &str, path: &std::path::Path| {
-        let cannot = |e| Error::Internal(format!("{key}: {} could not be read: {e}", path.display()));
-        std::fs::read_to_string(path).map_err(cannot)
-    };
-    let wrong =
-        |key: &str, path: &std::path::Path, e: String| Error::Internal(format!("{key}: {}: {e}", path.display()));
-    let wanted = &config.attestation;
-    let mut policy = match &wanted.policy {
-        Some(path) => {
-            let text = read("attestation.policy", path)?;
-            Policy::from_toml(&text).map_err(|e| wrong("attestation.policy", path, e.to_string()))?
-        }
-        None => Policy::default(),
-    };
-    policy.android.require_status_list |= wanted.require_status_list;
-    let play = match &wanted.play {
-        Some(path) => {
-            let text = read("attestation.play", path)?;
-            let wrong = |e: String| wrong("attestation.play", path, e);
-            let members = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-            Some(play::expectations(&members, &policy.play).map_err(|e| wrong(e.to_string()))?)
-        }
-        None => None,
-    };
-    Ok(attestation::Settings {
-        nonce_ttl: wanted.nonce_ttl,
-        heals: wanted.heals,
-        releases_score: wanted.releases_score,
-        renew_after: wanted.renew,
-        policy,
-        apple_app_id: wanted.apple_app_id.clone(),
-        play,
-    })
-}
-
-fn billing_settings(config: &Config) -> Result<billing::Settings> {
-    let wanted = &config.billing;
-    let shared = |secret: &config::Secret| SharedSecret::new(secret.expose()).map_err(Error::internal);
-    let secrets = [&wanted.webhook_secret, &wanted.webhook_secret_next, &wanted.webhook_secret_previous];
-    let own = wanted.provider_secrets.iter().map(|(name, secret)| Ok((name.clone(), shared(secret)?)));
-    Ok(billing::Settings {
-        paywall: match wanted.paywall {
-            config::Paywall::Device => billing::Paywall::Device,
-            config::Paywall::Off => billing::Paywall::Off,
-        },
-        trial: wanted.trial,
-        plans: wanted.plans.clone(),
-        secrets: secrets.into_iter().flatten().map(shared).collect::<Result<_>>()?,
-        provider_secrets: own.collect::<Result<_>>()?,
-        allow: wanted.webhook_allow.clone(),
-        devices_max: config.devices.max as u64,
-        vendor_key: wanted.vendor_key.as_deref().map(vendor_key).transpose()?,
-    })
-}
-
-fn vendor_key(path: &std::path::Path) -> Result<VerifyingKey> {
-    let wrong = |e: String| Error::Internal(format!("billing.vendor_key: {}: {e}", path.display()));
-    let pem = std::fs::read_to_string(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
-    VerifyingKey::from_spki_pem(&pem).map_err(|e| wrong(e.to_string()))
-}
-
 fn tenant_named(store: &Store, name: &str) -> Result<TenantId> {
     let found = Tenants::find(&store.read()?, Some(name))?.map(|t| t.id);
     found.ok_or_else(|| {
@@ -446,6 +396,8 @@ impl Service for InternalDoor {
         self.0.internal(request, peer).await
     }
 }
+
+type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often devices whose proof is nearly too old are asked for another one.
@@ -472,28 +424,13 @@ impl App {
     async fn open_doors(config: &Config, env: &Environment, built: Built) -> Result<Self> {
         let Built { services, metrics, keys, custody, failed } = built;
         let place = Place::of(config);
-        let files = place.server_files(config, &env.clock, &env.random)?;
-        let certificate = Arc::new(tls::Certificate::from_pem(&files.chain_pem, &files.key_pem)?);
+        let certificates = Arc::new(Certificates::open(config, env.clock.clone(), env.random.clone())?);
         let tls = tls::server_config(
-            certificate,
+            certificates.served(),
             config.tls.min_version == TlsVersion::V1_2,
             config.tls.client_certificates == ClientCertificates::Optional,
         )?;
         let (public, internal) = (Drain::default(), Drain::default());
-        let settings = GateSettings {
-            quotas: crate::gate::Quotas {
-                read: config.limits.read_per_minute,
-                write: config.limits.write_per_minute,
-                public: config.limits.enroll_per_minute.max(config.limits.write_per_minute),
-                login_failures: config.limits.login_failures_per_minute,
-                auth_failures: config.limits.auth_failures_per_minute,
-                handshakes: config.limits.socket_handshakes_per_minute,
-            },
-            body_timeout: config.http.body_timeout,
-            trusted_proxies: config.http.trusted_proxies.clone(),
-            allowed_origins: config.http.allowed_origins.clone(),
-            dpop_nonce_required: config.tokens.dpop_nonce == DpopNonce::Required,
-        };
         let (clock, random) = (env.clock.clone(), env.random.clone());
         let parts = backup::schedule::Parts {
             services: Arc::clone(&services),
@@ -503,7 +440,16 @@ impl App {
             metrics: Some(Arc::clone(&metrics)),
         };
         let backups = Arc::new(backup::schedule::Keeper::new(config, parts)?);
-        let gate = Gate::new(Arc::clone(&services), settings, clock.clone(), random.clone(), metrics, public.clone());
+        let strain = Arc::new(Strain::default());
+        let gate = Gate::new(
+            Arc::clone(&services),
+            settings::gate(config),
+            clock.clone(),
+            random.clone(),
+            metrics,
+            Arc::clone(&strain),
+            public.clone(),
+        );
         let gate = Arc::new(gate.map_err(Error::Internal)?);
         let connections = Connections::new(config.http.max_connections, config.http.connections_per_address);
         let deadlines = Deadlines {
@@ -511,8 +457,8 @@ impl App {
             header: config.http.header_timeout,
             idle: config.http.idle_timeout,
         };
-        let (http_listener, http_address) = listen(config.http.listen).await?;
-        let (internal_listener, internal_address) = listen(config.internal.listen).await?;
+        let (http_listener, http_address) = listen(config.http.listen, &env.inherited).await?;
+        let (internal_listener, internal_address) = listen(config.internal.listen, &env.inherited).await?;
         let plain = Settings { deadlines, tls: None, connections: connections.clone() };
         let secure = Settings { deadlines, tls: Some(Arc::new(tls)), connections };
         let lane_count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(LANES_MAX);
@@ -526,34 +472,49 @@ impl App {
         let billing = services.billing.clone();
         let intel = services.intel.clone();
         let fetcher = Fetcher::new(config, intel.clone(), services.store.clone(), clock.clone())?;
+        let machine = (clock.clone(), random.clone());
+        let watch = Watch::new(config, Arc::clone(&env.machine), Arc::clone(&strain), services.store.clone(), machine);
+        let keep = |name, task: Task| keep_running(&strain, name, task);
         let mut tasks = vec![
-            tokio::spawn(async move { killswitch.settle_all().await }),
-            tokio::spawn(async move { billing.watch().await }),
-            tokio::spawn(services.integrations.clone().run()),
-            tokio::spawn(http::serve(internal_listener, plain, InternalDoor(Arc::clone(&gate)), internal.clone())),
-            tokio::spawn(async move {
-                iam.resume().await;
-                intel.resume().await;
-                loop {
-                    let _ = tokio::time::timeout(SWEEP_EVERY, iam.sweep_wanted()).await;
-                    sweeper.sweep();
-                    iam.anonymous().sweep(sweep_clock.now());
-                    iam.sweep().await;
-                    attestation.sweep();
-                    intel.sweep();
-                }
-            }),
-            tokio::spawn(async move {
-                loop {
-                    tokio::time::sleep(REMIND_EVERY).await;
-                    reminding.remind_due().await;
-                }
-            }),
+            keep("watch", Box::pin(watch.run())),
+            keep("certificates", Box::pin(Arc::clone(&certificates).keep())),
+            keep("tenant_kill_switch", Box::pin(async move { killswitch.settle_all().await })),
+            keep("payments", Box::pin(async move { billing.watch().await })),
+            keep("integrations", Box::pin(services.integrations.clone().run())),
+            keep(
+                "internal_listener",
+                Box::pin(http::serve(internal_listener, plain, InternalDoor(Arc::clone(&gate)), internal.clone())),
+            ),
+            keep(
+                "sweep",
+                Box::pin(async move {
+                    within("resume", STEP_MAX, iam.resume()).await;
+                    within("resume", STEP_MAX, intel.resume()).await;
+                    loop {
+                        let _ = tokio::time::timeout(SWEEP_EVERY, iam.sweep_wanted()).await;
+                        sweeper.sweep();
+                        iam.anonymous().sweep(sweep_clock.now());
+                        within("sweep", STEP_MAX, iam.sweep()).await;
+                        attestation.sweep();
+                        intel.sweep();
+                    }
+                }),
+            ),
+            keep(
+                "reminders",
+                Box::pin(async move {
+                    loop {
+                        tokio::time::sleep(REMIND_EVERY).await;
+                        within("reminders", STEP_MAX, reminding.remind_due()).await;
+                    }
+                }),
+            ),
         ];
-        tasks.extend(fetcher.map(|fetcher| tokio::spawn(fetcher.run())));
+        tasks.extend(fetcher.map(|fetcher| keep("feeds", Box::pin(fetcher.run()))));
         let witness = witness::Witness::of(config)?;
-        tasks.push(tokio::spawn(witness::run(Arc::clone(&services), witness, config.audit.checkpoint_every)));
-        tasks.push(tokio::spawn(Arc::clone(&backups).run()));
+        let signing = witness::run(Arc::clone(&services), witness, config.audit.checkpoint_every);
+        tasks.push(keep("checkpoints", Box::pin(signing)));
+        tasks.push(keep("backups", Box::pin(Arc::clone(&backups).run())));
         let store = services.store.clone();
         let operator = control::Operator {
             backups,
@@ -567,7 +528,35 @@ impl App {
         };
         let control = control::Listener::open(&place.control_socket(), operator)?;
         let addresses = Addresses { http: http_address, internal: internal_address };
-        Ok(Self { services, addresses, store, public, internal, failed, lanes, tasks, control: Some(control) })
+        let control = Some(control);
+        Ok(Self { services, addresses, store, public, internal, failed, lanes, certificates, tasks, control })
+    }
+
+    /// Takes over what can be changed while it runs: the certificate and its key.
+    ///
+    /// # Errors
+    /// When they cannot be read or do not fit together; then the old ones stay.
+    pub async fn reload(&self, config: &Config) -> Result<Timestamp> {
+        let (certificates, config) = (Arc::clone(&self.certificates), config.clone());
+        tokio::task::spawn_blocking(move || certificates.reload(&config)).await.map_err(Error::internal)?
+    }
+
+    /// When the certificate ends that is served.
+    pub fn certificate_ends(&self) -> Timestamp {
+        self.certificates.ends()
+    }
+
+    /// Whether the writer and every lane get round to their work within `limit`.
+    pub async fn is_alive(&self, limit: Duration) -> bool {
+        let before = self.lanes.pulses();
+        let come_round = async {
+            let writer = self.store.write(|_| Ok(())).await.is_ok();
+            while self.lanes.pulses().iter().zip(&before).any(|(now, before)| now == before) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            writer
+        };
+        tokio::time::timeout(limit, come_round).await.unwrap_or(false)
     }
 
     /// Resolves when the disk has failed: the process should end then, so that the next start reads the medium anew.
@@ -602,28 +591,17 @@ impl App {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+async fn listen(address: SocketAddr, inherited: &Inherited) -> Result<(TcpListener, SocketAddr)> {
     let cannot = |e: std::io::Error| Error::Internal(format!("{address} could not be listened on: {e}"));
-    let listener = TcpListener::bind(address).await.map_err(cannot)?;
+    let listener = match inherited.take(address) {
+        Some(listener) => {
+            listener.set_nonblocking(true).map_err(cannot)?;
+            TcpListener::from_std(listener).map_err(cannot)?
+        }
+        None => TcpListener::bind(address).await.map_err(cannot)?,
+    };
     let address = listener.local_addr().map_err(cannot)?;
     Ok((listener, address))
-}
-
-/// What judges beside the active engine, as far as the configuration asks for it.
-fn shadow(config: &Config) -> Result<Option<signals::Candidate>> {
-    let policy = match config.engine.shadow_threshold {
-        0 => engine_policy(config, config.engine.threshold),
-        threshold => engine_policy(config, threshold),
-    };
-    let Some(path) = &config.engine.shadow_population else {
-        let candidate = signals::Candidate { policy, population: None };
-        return Ok((config.engine.shadow_threshold > 0).then_some(candidate));
-    };
-    let bad = |why: String| Error::Internal(format!("engine.shadow_population: {}: {why}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
-    let population = engine::Population::parse(&text).map_err(|e| bad(e.to_string()))?;
-    // Every device's engine refers to it for as long as the process lives.
-    Ok(Some(signals::Candidate { policy, population: Some(Box::leak(Box::new(population))) }))
 }
 
 /// What the configuration says about scores, with this threshold.

@@ -19,7 +19,7 @@ pub struct Place {
 }
 
 /// A new certificate is made when the old one ends sooner than this.
-const RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
+pub const RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
 
 /// What the public listener needs.
 pub struct ServerFiles {
@@ -102,7 +102,7 @@ impl Place {
         if chain.is_file() && key.is_file() {
             let chain_pem = read(&chain)?;
             let ends = certs::not_after(&chain_pem).map_err(Error::internal)?;
-            if ends > clock.now().plus(RENEW_BEFORE) {
+            if ends > clock.now().plus(RENEW_BEFORE) && covers(&chain_pem, config) {
                 return Ok(ServerFiles { chain_pem, key_pem: read(&key)? });
             }
         }
@@ -154,8 +154,17 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// Whether a certificate holds every name that the configuration and the machine give now, and every IPv4 address: those
+/// of IPv6 come and go by themselves, and nobody types them.
+fn covers(chain_pem: &str, config: &Config) -> bool {
+    let Ok((names, addresses)) = certs::subjects(chain_pem) else { return false };
+    let (wanted_names, wanted_addresses) = subjects(config);
+    wanted_names.iter().all(|name| names.contains(name))
+        && wanted_addresses.iter().filter(|a| a.is_ipv4()).all(|address| addresses.contains(address))
+}
+
 /// What clients on the LAN may call this machine.
-fn subjects(config: &Config) -> (Vec<String>, Vec<IpAddr>) {
+pub fn subjects(config: &Config) -> (Vec<String>, Vec<IpAddr>) {
     let mut names = vec!["localhost".to_owned()];
     let host = host_name();
     if certs::is_dns_name(&host) {

@@ -41,6 +41,15 @@ pub(crate) enum Failure {
     Refused(String),
 }
 
+impl Failure {
+    /// The words, whatever the exit code.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Failed(text) | Self::Usage(text) | Self::Refused(text) => text,
+        }
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
@@ -97,7 +106,7 @@ fn dispatch(cli: &Cli) -> Outcome {
         other => {
             let loaded = load(cli)?;
             match other {
-                Command::Serve(_) => serve::run(&loaded),
+                Command::Serve(_) => serve::run(&loaded, &|| load(cli)),
                 Command::Init(args) => init::run(&loaded.config, args.json),
                 Command::Backup(args) => data::backup(&loaded.config, args),
                 Command::Restore(args) => data::restore(&loaded.config, args),

@@ -87,6 +87,9 @@ const fn secret(name: &'static str, (min, max): (usize, usize), set: Set<Secret>
 fn ms(n: u32) -> Duration {
     Duration::from_millis(n.into())
 }
+fn us(n: u32) -> Duration {
+    Duration::from_micros(n.into())
+}
 fn secs(n: u32) -> Duration {
     Duration::from_secs(n.into())
 }
@@ -156,6 +159,8 @@ pub static KEYS: &[Key] = &[
         "How long a connection may stay open without a request."),
     integer("http.body_timeout_ms", ("15000", 100, 300_000), |c, n| c.http.body_timeout = ms(n),
         "How long a request's body may take."),
+    integer("http.answer_timeout_ms", ("60000", 100, 600_000), |c, n| c.http.answer_timeout = ms(n),
+        "How long the appliance may take for an answer, once the body is there; then 503."),
 
     address("grpc.listen", "0.0.0.0:8444", |c, v| c.grpc.listen = v,
         "Where gRPC with mutual TLS is served."),
@@ -308,6 +313,37 @@ pub static KEYS: &[Key] = &[
         "Open faster after a crash, for slower commits; implies two_phase_commit."),
     integer("store.checkpoint_mib", ("32", 1, 4_096), |c, n| c.store.checkpoint_bytes = mib(n),
         "Journal after which the devices' rings are written out and the journal is trimmed."),
+
+    integer("disk.read_only_mib", ("512", 0, 1_048_576), |c, n| c.machine.disk.read_only_bytes = mib(n) as u64,
+        "Free space below which most changes are refused (503); heartbeats and locks go on; 0: never."),
+    integer("disk.stop_mib", ("128", 0, 1_048_576), |c, n| c.machine.disk.stop_bytes = mib(n) as u64,
+        "Free space below which heartbeats are refused, too, since they could not be kept; 0: never."),
+    integer("disk.ballast_mib", ("64", 0, 65_536), |c, n| c.machine.disk.ballast_bytes = mib(n) as u64,
+        "Size of a file beside the data file that is removed when the disk is nearly full, for room to work; 0: none."),
+
+    integer("memory.limit_mib", ("0", 0, 4_194_304), |c, n| c.machine.memory.limit_bytes = mib(n) as u64,
+        "Memory that the process should keep to; 0: its control group's limit, else four fifths of the machine's."),
+    integer("memory.shed_percent", ("80", 10, 100), |c, n| c.machine.memory.shed_percent = percent(n),
+        "Share of it from which requests are refused (503), lists and pages first, heartbeats last; 100: never."),
+
+    integer("breaker.mean_us", ("10000", 1, 10_000_000), |c, n| c.machine.breaker.mean = us(n),
+        "Mean time to judge a heartbeat, over a second, above which the hard rules decide alone."),
+    integer("breaker.p95_us", ("40000", 1, 10_000_000), |c, n| c.machine.breaker.p95 = us(n),
+        "Time in which 95 of 100 heartbeats must be judged."),
+    integer("breaker.throughput_min", ("20", 0, 1_000_000), |c, n| c.machine.breaker.throughput_min = n,
+        "Heartbeats that must be judged in a second while 256 wait; 0: any number."),
+    integer("breaker.open_ms", ("5000", 100, 300_000), |c, n| c.machine.breaker.open = ms(n),
+        "How long the hard rules decide before a heartbeat is judged in full to see whether that works again."),
+
+    switch("sandbox.landlock", "true", |c, b| c.machine.sandbox.landlock = b,
+        "Whether the running appliance gives up writing outside of its folders (Landlock), where the kernel can."),
+    switch("sandbox.seccomp", "true", |c, b| c.machine.sandbox.seccomp = b,
+        "Whether it gives up the system calls that it does not need (seccomp), where the kernel can."),
+    path("sandbox.write_folder", None, |c, v| c.machine.sandbox.write_folder = Some(v),
+        "A further folder that it may write to, such as a mounted disk for backups."),
+
+    switch("discovery.announce", "false", |c, b| c.machine.discovery.announce = b,
+        "Whether the appliance announces itself on the LAN (DNS-SD, _blockremote._tcp)."),
 
     choice("log.level", "info", LOG_LEVELS,
         "The least important messages that are logged."),

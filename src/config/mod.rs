@@ -8,6 +8,7 @@
 
 mod keys;
 mod load;
+mod machine;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 pub use keys::{KEYS, Key, OTHER_VARIABLES, VARIABLE_PREFIX, reference};
 pub use load::{FILE_BYTES_MAX, Loaded, SEARCH, Sources};
+pub use machine::Machine;
 pub use report::{ConfigErrors, Effective, Place, Problem};
 pub use value::{Kind, MASK, Secret, SubjectName, Value};
 
@@ -63,6 +65,8 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     /// The data file's engine.
     pub store: Store,
+    /// What it may take of its machine.
+    pub machine: Machine,
     /// Logs.
     pub log: Log,
     /// The signed log.
@@ -99,6 +103,8 @@ pub struct Http {
     pub idle_timeout: Duration,
     /// For a request's body.
     pub body_timeout: Duration,
+    /// For whatever a request asks for, once its body is there.
+    pub answer_timeout: Duration,
 }
 
 /// A further listener.
@@ -460,6 +466,7 @@ impl Config {
                 header_timeout: none,
                 idle_timeout: none,
                 body_timeout: none,
+                answer_timeout: none,
             },
             grpc: Listener { listen },
             internal: Listener { listen },
@@ -537,6 +544,7 @@ impl Config {
             integrations: Integrations { allow_addresses: Vec::new(), ca_certificates: PathBuf::new(), timeout: none },
             heartbeat: Heartbeat { next: none },
             store: Store { cache_bytes: 0, two_phase_commit: true, quick_repair: false, checkpoint_bytes: 0 },
+            machine: Machine::default(),
             log: Log { level: LogLevel::Info, format: LogFormat::Auto },
             audit: AuditLog::default(),
             backup: Backup {

@@ -145,6 +145,29 @@ pub fn not_after(cert_pem: &str) -> Result<Timestamp, CertError> {
     validity_end(&der_of(cert_pem)?).ok_or(CertError::BadCertificate)
 }
 
+/// DNS names and addresses that the first certificate in `cert_pem` is for.
+///
+/// # Errors
+/// [`CertError::BadCertificate`].
+pub fn subjects(cert_pem: &str) -> Result<(Vec<String>, Vec<IpAddr>), CertError> {
+    let der = der_of(cert_pem)?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|_| CertError::BadCertificate)?;
+    let names = certificate.subject_alternative_name().map_err(|_| CertError::BadCertificate)?;
+    let (mut dns, mut addresses) = (Vec::new(), Vec::new());
+    for name in names.iter().flat_map(|extension| &extension.value.general_names) {
+        match name {
+            x509_parser::extensions::GeneralName::DNSName(name) => dns.push((*name).to_owned()),
+            x509_parser::extensions::GeneralName::IPAddress(bytes) => {
+                let four = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+                let any = four.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+                addresses.extend(any.ok());
+            }
+            _ => {}
+        }
+    }
+    Ok((dns, addresses))
+}
+
 fn fresh_key(random: &Random) -> Result<(KeyPair, Zeroizing<String>), CertError> {
     let key_pem = SigningKey::generate(random).to_pkcs8_pem().map_err(|_| CertError::CaKey)?;
     let key = KeyPair::from_pkcs8_pem_and_sign_algo(&key_pem, &PKCS_ECDSA_P256_SHA256)?;

@@ -19,7 +19,7 @@ use crate::kernel::context::Origin;
 use crate::kernel::ids::{AnonymousId, DeviceId, TenantId, TokenId, UserId};
 use crate::kernel::rate::Decision;
 use crate::kernel::{Clock, Error, Kind, Refusal, Result, Timestamp};
-use crate::observe::Metrics;
+use crate::observe::{Metrics, Strain};
 
 /// A person.
 pub struct UserCaller {
@@ -172,6 +172,7 @@ pub struct Context {
     pub(super) path: Vec<(&'static str, String)>,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) strain: Arc<Strain>,
     pub(super) draining: bool,
     pub(super) accept: Option<String>,
     pub(super) enrollment: Option<String>,

@@ -19,6 +19,7 @@ use crate::kernel::error::FieldError;
 use crate::kernel::ids::{CommandId, DeviceId};
 use crate::kernel::{Error, Kind, Refusal};
 use crate::net::ws::{Driver, Driving, Push, code};
+use crate::observe::strain::Importance;
 
 /// What a socket may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -229,6 +230,7 @@ impl DeviceSocket {
         if self.caller.tenant.is_suspended() {
             return Err(crate::domains::tenants::suspended().into());
         }
+        self.gate.strain.admit(Importance::Device)?;
         check_rate(&self.gate.admit_heartbeat(&self.caller, self.gate.clock.now()))
     }
 

@@ -30,6 +30,7 @@ mod router;
 pub mod routes;
 mod schema;
 mod socket;
+mod strain;
 
 pub use answer::{Answer, Reply};
 pub use body::{Body, FromRequest, Json, Nothing, Raw, parse};

@@ -5,18 +5,34 @@ use utoipa::ToSchema;
 
 use super::docs::Document;
 use super::{Context, Nothing, Reply};
+use crate::domains::signals::BreakerState;
 use crate::kernel::{Kind, Refusal, Result};
+use crate::observe::strain::{Disk, Memory};
 
 /// Health in one word.
 #[derive(Serialize, ToSchema)]
 pub struct Health {
-    /// `ok`; a failing part answers 503 instead.
+    /// `ok`, or `degraded`; a failing part answers 503 instead.
     pub status: &'static str,
+    /// What is degraded and still serves: `scoring`, `disk`, `memory`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub parts: Vec<&'static str>,
 }
 
 /// `GET /health/live`
 pub async fn live(_: Context, _: Nothing) -> Result<Reply<Health>> {
-    Ok(Reply::new(Health { status: "ok" }))
+    Ok(Reply::new(Health { status: "ok", parts: Vec::new() }))
+}
+
+/// Parts that do less than they should, and still serve.
+fn degraded(ctx: &Context) -> Vec<&'static str> {
+    let parts = [
+        ("scoring", ctx.services().signals.scoring().state != BreakerState::Closed),
+        ("disk", ctx.strain.disk() != Disk::Ample),
+        ("memory", ctx.strain.memory() != Memory::Ample),
+    ];
+    parts.into_iter().filter(|(_, degraded)| *degraded).map(|(part, _)| part).collect()
 }
 
 /// What this is and how it is.
@@ -26,7 +42,7 @@ pub struct Status {
     name: &'static str,
     /// The program's version.
     version: &'static str,
-    /// `ok`, `failed` or `stopping`.
+    /// `ok`, `degraded`, `failed` or `stopping`.
     health: &'static str,
 }
 
@@ -35,6 +51,7 @@ pub async fn status(ctx: Context, _: Nothing) -> Result<Reply<Status>> {
     let health = match (ctx.services().store.has_failed(), ctx.draining) {
         (true, _) => "failed",
         (false, true) => "stopping",
+        (false, false) if !degraded(&ctx).is_empty() => "degraded",
         (false, false) => "ok",
     };
     Ok(Reply::new(Status { name: "BlockRemote", version: env!("CARGO_PKG_VERSION"), health }))
@@ -46,10 +63,19 @@ pub async fn ready(ctx: Context, _: Nothing) -> Result<Reply<Health>> {
         Some(("shutdown", "The appliance is shutting down."))
     } else if ctx.services().store.has_failed() {
         Some(("store", "The data file failed; the appliance must be restarted."))
+    } else if let Some(task) = ctx.strain.ended_task() {
+        Some((task, "A task ended by a defect; the log has the cause. Restart the appliance."))
+    } else if ctx.strain.disk() == Disk::Full {
+        Some(("disk", "The disk is full: not even heartbeats can be kept. Make room; it comes back by itself."))
+    } else if ctx.strain.memory() == Memory::Exhausted {
+        Some(("memory", "The appliance is out of memory: raise its limit, or serve fewer devices."))
     } else {
         None
     };
-    let Some((part, detail)) = failing else { return Ok(Reply::new(Health { status: "ok" })) };
+    let Some((part, detail)) = failing else {
+        let parts = degraded(&ctx);
+        return Ok(Reply::new(Health { status: if parts.is_empty() { "ok" } else { "degraded" }, parts }));
+    };
     let mut refusal = Refusal::new(Kind::Unavailable, "not_ready", detail).retry_after_s(5);
     let extra = serde_json::json!({ "part": part });
     refusal.extra = extra.as_object().cloned().map(Box::new);
@@ -140,6 +166,13 @@ pub async fn metrics(ctx: Context, _: Nothing) -> Result<Reply<Document>> {
     use std::sync::atomic::Ordering::Relaxed;
     let services = ctx.services();
     let state = services.store.state();
+    let scoring = services.signals.scoring().state;
+    ctx.metrics.set_degraded(&[
+        ("scoring", u8::from(scoring != BreakerState::Closed)),
+        ("disk", ctx.strain.disk() as u8),
+        ("memory", ctx.strain.memory() as u8),
+    ]);
+    ctx.metrics.set_shed(ctx.strain.refused());
     let anonymous = services.iam.anonymous().figures().windows;
     let integrations = services.integrations.figures();
     ctx.metrics.set_gauges(&crate::observe::Gauges {

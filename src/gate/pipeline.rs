@@ -23,7 +23,7 @@ use super::render::{rate_headers, render, respond, standing_headers};
 use super::route::{Access, Door, RateClass, Route, Verb};
 use super::router::{Found, Router};
 use super::routes::ROUTES;
-use super::socket;
+use super::{socket, strain};
 use crate::domains::Services;
 use crate::domains::iam::{AnonymousCaller, looks_like_api_key};
 use crate::kernel::clock::Stopwatch;
@@ -32,7 +32,7 @@ use crate::kernel::rate::{Decision, Quota};
 use crate::kernel::{Clock, Error, Kind, Random, Refusal, Timestamp};
 use crate::net::Peer;
 use crate::net::http::Drain;
-use crate::observe::Metrics;
+use crate::observe::{Metrics, Strain};
 
 /// What the configuration says about the way in.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct GateSettings {
     pub quotas: Quotas,
     /// For reading a body.
     pub body_timeout: Duration,
+    /// For a handler.
+    pub answer_timeout: Duration,
     /// Whose `X-Forwarded-For` counts.
     pub trusted_proxies: Vec<crate::kernel::network::Network>,
     /// Origins that may open sockets and read answers from a page of theirs.
@@ -60,6 +62,7 @@ pub struct Gate {
     pub(super) drain: Drain,
     pub(super) proofs: ProofPolicy,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) strain: Arc<Strain>,
     public: Router,
     internal: Router,
     headers: HeaderMap,
@@ -89,6 +92,7 @@ impl Gate {
         clock: Clock,
         random: Random,
         metrics: Arc<Metrics>,
+        strain: Arc<Strain>,
         drain: Drain,
     ) -> Result<Self, String> {
         let limiter = Arc::new(Limiter::new(settings.quotas));
@@ -106,6 +110,7 @@ impl Gate {
             random,
             drain,
             metrics,
+            strain,
             headers: standing_headers(),
         })
     }
@@ -206,6 +211,7 @@ impl Gate {
             let detail = "The appliance is shutting down. Try again in a moment.";
             return Err(Refusal::new(Kind::Unavailable, "shutting_down", detail).retry_after_s(5).into());
         }
+        strain::admit(&self.strain, route)?;
         let head = Head { method: parts.method.as_str(), uri: &parts.uri, headers: &parts.headers };
         let out_of_budget =
             |problem: &Problem| (problem.status == 429).then(|| self.limiter.auth_budget(facts.ip, self.clock.now()));
@@ -256,6 +262,7 @@ impl Gate {
             path,
             clock: self.clock.clone(),
             metrics: Arc::clone(&self.metrics),
+            strain: Arc::clone(&self.strain),
             draining: self.drain.has_started(),
             accept: header("accept").map(str::to_owned),
             enrollment: credential(&parts.headers, "Enrollment").map(str::to_owned),
@@ -271,7 +278,8 @@ impl Gate {
             idempotency_key: header("idempotency-key").map(str::to_owned),
             rate: Arc::clone(&rate),
         };
-        let answer = (route.endpoint.call)(context, input, route.access).await;
+        let answer = (route.endpoint.call)(context, input, route.access);
+        let answer = tokio::time::timeout(self.settings.answer_timeout, answer).await.map_err(|_| too_slow(route))?;
         extras.rate = extras.rate.or_else(|| rate.get().copied());
         Ok(respond(answer?))
     }
@@ -467,6 +475,14 @@ async fn collect(body: &mut Incoming, max: usize) -> Result<Bytes, BodyError> {
 
 fn timed_out() -> Problem {
     Problem::with_status(408, "body_timeout", "The body did not arrive in time.").header("connection", "close")
+}
+
+/// The handler is given up. What it handed to the writer is written all the same.
+fn too_slow(route: &Route) -> Problem {
+    tracing::error!(route = route.path, "a handler took too long and was given up");
+    let detail =
+        "The answer took too long. A change that was asked for may still take effect: look before you repeat it.";
+    Refusal::new(Kind::Unavailable, "timed_out", detail).retry_after_s(10).into()
 }
 
 fn broken() -> Problem {

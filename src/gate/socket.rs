@@ -29,7 +29,7 @@ const PROTOCOLS: [&str; 2] = ["blockremote.v1", "sentinel-v2"];
 pub(super) async fn upgrade(
     gate: &Arc<Gate>,
     mut request: Request<Incoming>,
-    _route: &'static Route,
+    route: &'static Route,
     facts: &Facts,
 ) -> Result<Response<Full<Bytes>>, Problem> {
     let watch = Stopwatch::start();
@@ -54,6 +54,7 @@ pub(super) async fn upgrade(
         let detail = "The appliance is shutting down. Try again in a moment.";
         return Err(Refusal::new(Kind::Unavailable, "shutting_down", detail).retry_after_s(5).into());
     }
+    super::strain::admit(&gate.strain, route)?;
     let head = Head { method: request.method().as_str(), uri: request.uri(), headers };
     let driver = driver(gate, token, head, facts);
     if let Err(Closing::Refuse(error)) = driver {

@@ -122,7 +122,13 @@ impl Drop for DrainGuard {
 }
 
 /// Threads that serve connections until draining has ended.
-pub struct Lanes(Vec<std::thread::JoinHandle<()>>);
+pub struct Lanes {
+    threads: Vec<std::thread::JoinHandle<()>>,
+    pulses: Vec<Arc<AtomicUsize>>,
+}
+
+/// How often a lane shows that it gets round to its work.
+const PULSE_EVERY: Duration = Duration::from_millis(250);
 
 impl Lanes {
     /// Starts `count` threads that accept from one listener, each with a runtime of its own.
@@ -138,7 +144,7 @@ impl Lanes {
         service: &S,
         drain: &Drain,
     ) -> std::io::Result<Self> {
-        let mut threads = Vec::new();
+        let (mut threads, mut pulses) = (Vec::new(), Vec::new());
         for n in 0..count.max(1) {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -146,8 +152,11 @@ impl Lanes {
                 .build()?;
             let (listener, settings) = (listener.try_clone()?, settings.clone());
             let (service, drain) = (service.clone(), drain.clone());
+            let pulse = Arc::new(AtomicUsize::new(0));
+            pulses.push(Arc::clone(&pulse));
             let lane = move || {
                 runtime.block_on(async {
+                    tokio::spawn(beat(pulse));
                     match TcpListener::from_std(listener) {
                         Ok(listener) => serve(listener, settings, service, drain.clone()).await,
                         Err(e) => tracing::error!(error = %e, "a lane could not listen"),
@@ -159,16 +168,28 @@ impl Lanes {
             };
             threads.push(std::thread::Builder::new().name(format!("lane-{n}")).spawn(lane)?);
         }
-        Ok(Self(threads))
+        Ok(Self { threads, pulses })
+    }
+
+    /// How often each lane has come round to its work; a number that stands still is a lane that hangs.
+    pub fn pulses(&self) -> Vec<usize> {
+        self.pulses.iter().map(|pulse| pulse.load(Ordering::Relaxed)).collect()
     }
 
     /// Waits for the threads; blocks.
     pub fn join(self) {
-        for thread in self.0 {
+        for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a lane ended by a defect");
             }
         }
+    }
+}
+
+async fn beat(pulse: Arc<AtomicUsize>) {
+    loop {
+        pulse.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(PULSE_EVERY).await;
     }
 }
 

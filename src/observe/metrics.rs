@@ -87,6 +87,13 @@ pub struct Metrics {
     deliveries: Family<DeliveryLabels, Counter>,
     gauges: [Gauge<u64, AtomicU64>; 11],
     backup: (Mutex<BackupFigures>, [Gauge<u64, AtomicU64>; 7]),
+    degraded: Family<PartLabels, Gauge<u64, AtomicU64>>,
+    shed: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabels {
+    part: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -202,6 +209,14 @@ impl Metrics {
             registry.register(name, help, gauge.clone());
         }
         let backup = (Mutex::default(), backup);
+        let degraded = Family::<PartLabels, Gauge<u64, AtomicU64>>::default();
+        registry.register(
+            "blockremote_degraded",
+            "How far a part does less than it should: 0 not at all, more is worse",
+            degraded.clone(),
+        );
+        let shed = Counter::default();
+        registry.register("blockremote_requests_shed", "Requests refused for want of memory or disk", shed.clone());
         Self {
             backup,
             registry,
@@ -216,6 +231,8 @@ impl Metrics {
             shadows,
             deliveries,
             gauges,
+            degraded,
+            shed,
         }
     }
 
@@ -263,6 +280,18 @@ impl Metrics {
     /// An integration was told of an event, or not.
     pub fn delivery(&self, kind: &'static str, result: &'static str) {
         self.deliveries.get_or_create(&DeliveryLabels { kind, result }).inc();
+    }
+
+    /// Takes over how far each part is degraded; 0: not at all.
+    pub fn set_degraded(&self, parts: &[(&'static str, u8)]) {
+        for (part, degree) in parts {
+            self.degraded.get_or_create(&PartLabels { part }).set((*degree).into());
+        }
+    }
+
+    /// Takes over how many requests were refused for want of memory or disk since the start.
+    pub fn set_shed(&self, total: u64) {
+        self.shed.inc_by(total.saturating_sub(self.shed.get()));
     }
 
     /// Takes over what is read at the moment of a scrape.

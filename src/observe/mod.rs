@@ -2,5 +2,7 @@
 
 pub mod logs;
 pub mod metrics;
+pub mod strain;
 
 pub use metrics::{BackupFigures, Gauges, Metrics};
+pub use strain::Strain;

@@ -208,6 +208,9 @@ impl Store {
             return Err(Error::OutcomeUnknown);
         }
         let queue = self.inner.queue.get().ok_or_else(shutting_down)?;
+        if self.inner.state.signals_held.load(Ordering::Relaxed) && job.is_signal() {
+            return Err(no_room().into());
+        }
         self.inner.state.queued.fetch_add(1, Ordering::Relaxed);
         queue.try_send(job).map_err(|e| {
             self.inner.state.queued.fetch_sub(1, Ordering::Relaxed);
@@ -219,6 +222,12 @@ impl Store {
                 TrySendError::Disconnected(_) => Error::from(shutting_down()),
             }
         })
+    }
+
+    /// Whether heartbeats are refused for want of room on the disk: they could not be kept. Changes go on: what locks,
+    /// and what makes room, is small.
+    pub fn hold_signals(&self, hold: bool) {
+        self.inner.state.signals_held.store(hold, Ordering::Relaxed);
     }
 
     /// Jobs that wait for the writer.
@@ -327,6 +336,12 @@ fn glass(path: &Path) -> Result<Database, OpenError> {
 fn shutting_down() -> Refusal {
     Refusal::new(Kind::Unavailable, "shutting_down", "The appliance is shutting down. Try again in a moment.")
         .retry_after_s(5)
+}
+
+fn no_room() -> Refusal {
+    let detail =
+        "The appliance's disk is full: heartbeats cannot be kept and are not judged. Keep the readings and try again.";
+    Refusal::new(Kind::Unavailable, "read_only", detail).retry_after_s(10)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

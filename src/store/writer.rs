@@ -58,6 +58,8 @@ pub struct WriterState {
     pub failed: AtomicBool,
     /// Set once, when the appliance shuts down: what is queued is still committed.
     pub stopping: AtomicBool,
+    /// Heartbeats are refused: there is no room to keep them.
+    pub signals_held: AtomicBool,
     /// Jobs that wait.
     pub queued: AtomicU64,
     /// Commits so far.

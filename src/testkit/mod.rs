@@ -14,11 +14,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::app::supervisor::Inherited;
 use crate::app::{App, Environment};
 use crate::client::{Endpoint, HttpClient, Response, Socket, tls};
 use crate::config::Config;
 use crate::crypto::{Secret, SigningKey, password};
 use crate::kernel::{Clock, Random};
+use crate::observe::strain::Machine;
 
 /// A folder that disappears with its owner.
 pub struct Folder(PathBuf);
@@ -49,6 +51,44 @@ impl Drop for Folder {
 /// Why the testkit could not do something; tests end with it.
 pub type Fault = Box<dyn std::error::Error + Send + Sync>;
 
+/// A machine with as much memory and disk as a test says; ample of both unless it says so.
+#[derive(Clone, Debug, Default)]
+pub struct TestMachine(Arc<TestFigures>);
+
+#[derive(Debug)]
+struct TestFigures {
+    disk_free_bytes: AtomicU64,
+    memory_bytes: AtomicU64,
+}
+
+impl Default for TestFigures {
+    fn default() -> Self {
+        Self { disk_free_bytes: AtomicU64::new(u64::MAX), memory_bytes: AtomicU64::new(0) }
+    }
+}
+
+impl TestMachine {
+    /// From now on this much may still be written to the disk.
+    pub fn set_disk_free_bytes(&self, bytes: u64) {
+        self.0.disk_free_bytes.store(bytes, Ordering::Release);
+    }
+
+    /// From now on the process holds this much memory.
+    pub fn set_memory_bytes(&self, bytes: u64) {
+        self.0.memory_bytes.store(bytes, Ordering::Release);
+    }
+}
+
+impl Machine for TestMachine {
+    fn disk_free_bytes(&self, _: &Path) -> Option<u64> {
+        Some(self.0.disk_free_bytes.load(Ordering::Acquire))
+    }
+
+    fn memory_bytes(&self) -> Option<u64> {
+        Some(self.0.memory_bytes.load(Ordering::Acquire))
+    }
+}
+
 /// The administrator that `init` made.
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -66,6 +106,8 @@ pub struct Server {
     folder: Arc<Folder>,
     /// Moves time.
     pub clock: Clock,
+    /// Says how much memory and disk there is.
+    pub machine: TestMachine,
     /// The first administrator.
     pub admin: Admin,
     /// The first enrollment token.
@@ -89,13 +131,17 @@ impl Server {
         config.internal.listen = "127.0.0.1:0".parse()?;
         // A checkpoint that nobody asked for is an entry that no test expects.
         config.audit.checkpoint_every = Duration::from_secs(86_400);
+        config.machine.disk.ballast_bytes = 0;
         change(&mut config);
         // From the real present on, because the client judges the certificates by its own clock.
         let clock = Clock::simulated(Clock::System.now());
+        let machine = TestMachine::default();
         let env = Environment {
             clock: clock.clone(),
             random: Random::System,
             password_cost: Some(password::Params::default()),
+            machine: Arc::new(machine.clone()),
+            inherited: Inherited::default(),
         };
         let (app, first) = App::start(&config, &env).await?;
         let first = first.ok_or("the folder was not empty")?;
@@ -106,6 +152,7 @@ impl Server {
             env,
             folder,
             clock,
+            machine,
             admin: Admin { username: first.username, password: first.password },
             enrollment_token: first.enrollment_token,
             tls,

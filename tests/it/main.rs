@@ -44,6 +44,7 @@ mod roles;
 mod second_factors;
 mod sessions;
 mod signing_keys;
+mod strain;
 mod tenant_switch;
 mod tenants;
 mod tidy;

@@ -136,6 +136,14 @@ pub enum Action {
     DeviceTrusted,
     /// An updated engine could not continue what an older one had gathered of a device.
     EngineRestarted,
+    /// Scoring became too slow: the hard rules decide, and the last decision is held.
+    ScoringDegraded,
+    /// Heartbeats are judged in full again.
+    ScoringRecovered,
+    /// The disk is nearly full: most changes are refused.
+    DiskNearlyFull,
+    /// There is room again.
+    DiskRecovered,
     /// A command was issued.
     CommandRequested,
     /// A device carried a command out.

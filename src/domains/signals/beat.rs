@@ -76,13 +76,16 @@ impl store::Job for Job {
         let intel = &self.signals.intel;
         let critical = intel.critical(&self.sighted);
         let facts = self.facts(critical.map(|(sighted, _)| sighted));
-        let effort = self.signals.effort(self.simplified);
+        let effort = self.signals.effort(self.received_at, self.simplified);
         // A decision is kept with the state that it was made from.
         let from = live.clone();
         live.prepare(self.sensors, &facts);
         live.received_at = self.received_at;
         let assessment = live.take(&self.beat.readings, effort, &self.signals.settings.policy);
         let took = watch.elapsed();
+        if !self.simplified {
+            self.signals.scored(tx, self.received_at, took, effort)?;
+        }
         let answer = Answer {
             signal_id: self.signal_id,
             score: assessment.score,

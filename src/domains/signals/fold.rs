@@ -137,6 +137,7 @@ impl Folding {
 
 impl Housekeeping for Folding {
     fn run(&mut self, tx: &mut Tx<'_>, idle: bool) -> Result<()> {
+        self.signals.tick(tx)?;
         self.idle_ticks = if idle { self.idle_ticks.saturating_add(1) } else { 0 };
         if self.cycle_mark.is_none() && self.due() {
             self.idle_ticks = 0;

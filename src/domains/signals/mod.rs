@@ -6,6 +6,7 @@
 
 pub mod api;
 mod beat;
+mod breaker;
 mod cell;
 pub mod engine;
 mod fold;
@@ -14,28 +15,32 @@ mod replay;
 mod shadow;
 
 pub use beat::Heartbeat;
+pub use breaker::{Bounds as ScoringBounds, Cause as DegradedCause, State as BreakerState};
 pub use cell::{Answer, Published};
 pub use replay::{Replayed, replay};
 pub use shadow::{Candidate, Shadow};
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use crate::domains::attestation::Attestation;
+use crate::domains::audit::{self, NewEntry, ThreatLevel};
 use crate::domains::billing::Billing;
 use crate::domains::devices::{Device, DeviceEntry, Devices};
 use crate::domains::flags::{Flags, System};
 use crate::domains::intel::{Intel, Motion};
 use crate::domains::killswitch::KillSwitch;
 use crate::domains::metering::Metering;
-use crate::domains::tenants::Tenants;
+use crate::domains::tenants::{self, Tenants};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceNo, SessionId, SignalId, TokenId};
-use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result};
+use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result, Timestamp};
 use crate::store::tables::{Key, SIGNAL_ANCHORS, SIGNAL_RINGS};
 use crate::store::{Store, Tx};
+use breaker::{Breaker, Change};
 use cell::Cell;
 use engine::Policy;
 
@@ -52,8 +57,8 @@ pub struct Settings {
     pub checkpoint_bytes: u64,
     /// What judges beside the active engine and only reports; `None`: nothing does.
     pub shadow: Option<Candidate>,
-    /// Jobs waiting for the writer from which heartbeats are judged by the hard rules alone.
-    pub simplified_from: u64,
+    /// Beyond them heartbeats are judged by the hard rules alone.
+    pub scoring: ScoringBounds,
 }
 
 /// What the flag `engine-mode` says where the hard rules alone are to judge.
@@ -103,6 +108,19 @@ struct Inner {
     /// Cells with readings that no checkpoint holds yet. Only the writer locks it.
     dirty: Mutex<Vec<Arc<Cell>>>,
     observer: ScoringObserver,
+    /// The writer alone locks it.
+    breaker: Mutex<Breaker>,
+    /// What the breaker came to, for everybody else.
+    scoring: ArcSwap<Scoring>,
+}
+
+/// Whether heartbeats are judged in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scoring {
+    /// Where the breaker stands.
+    pub state: BreakerState,
+    /// Why it is not closed.
+    pub cause: Option<DegradedCause>,
 }
 
 /// What the intake is built from.
@@ -134,11 +152,62 @@ pub struct Parts {
 }
 
 impl Inner {
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How much is made of a heartbeat: all, if there is time and its company did not switch it off (`switched`). It is
     /// recorded with the heartbeat, so that a replay does the same whatever the flag says by then.
-    fn effort(&self, switched: bool) -> cell::Effort {
-        let busy = self.store.queued() >= self.settings.simplified_from;
-        if busy || switched { cell::Effort::Simplified } else { cell::Effort::Full }
+    fn effort(&self, now: Timestamp, switched: bool) -> cell::Effort {
+        if switched { cell::Effort::Simplified } else { self.breaker().admit(now, self.store.queued()) }
+    }
+
+    /// Hears how long a heartbeat took, and writes down what that changed: an entry for each change, none for heartbeats.
+    fn scored(&self, tx: &mut Tx<'_>, now: Timestamp, took: Duration, effort: cell::Effort) -> Result<()> {
+        let mut breaker = self.breaker();
+        breaker.observe(now, took, effort);
+        self.settle_breaker(tx, now, breaker)
+    }
+
+    /// Lets time pass for the breaker while nothing arrives.
+    fn tick(&self, tx: &mut Tx<'_>) -> Result<()> {
+        let now = self.clock.now();
+        let mut breaker = self.breaker();
+        breaker.tick(now, self.store.queued());
+        self.settle_breaker(tx, now, breaker)
+    }
+
+    fn settle_breaker(&self, tx: &mut Tx<'_>, now: Timestamp, mut breaker: MutexGuard<'_, Breaker>) -> Result<()> {
+        let scoring = Scoring { state: breaker.state(), cause: breaker.cause() };
+        let changes = breaker.take_changes();
+        drop(breaker);
+        if **self.scoring.load() != scoring {
+            self.scoring.store(Arc::new(scoring));
+        }
+        for change in changes {
+            let (action, level, why) = match change {
+                Change::Degraded { cause, measured, bound } => (
+                    audit::Action::ScoringDegraded,
+                    ThreatLevel::Medium,
+                    format!(
+                        "Scoring is too slow ({}: {measured}, bound {bound}): the hard rules decide, and the last decision \
+                         holds for at most five minutes.",
+                        cause.as_str()
+                    ),
+                ),
+                Change::Recovered { after } => (
+                    audit::Action::ScoringRecovered,
+                    ThreatLevel::None,
+                    format!("Heartbeats are judged in full again, after {} s.", after.as_secs()),
+                ),
+            };
+            tracing::warn!(why, "how heartbeats are judged changed");
+            if let Some(tenant) = tenants::first(tx)? {
+                let note = NewEntry::new(action, &Origin::system()).level(level).reason(why);
+                audit::append(tx, tenant, now, &self.random, &note)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -159,6 +228,7 @@ impl Signals {
             settings,
             observer,
         } = parts;
+        let (scoring, now) = (settings.scoring, clock.now());
         let inner = Inner {
             store: devices.store().clone(),
             devices,
@@ -176,6 +246,8 @@ impl Signals {
             cells: papaya::HashMap::new(),
             dirty: Mutex::new(Vec::new()),
             observer,
+            breaker: Mutex::new(Breaker::new(scoring, now)),
+            scoring: ArcSwap::from_pointee(Scoring { state: BreakerState::Closed, cause: None }),
         };
         fold::restore(&inner)?;
         Ok(Self { inner: Arc::new(inner) })
@@ -274,6 +346,11 @@ impl Signals {
     pub fn trust(&self, entry: &DeviceEntry) -> Option<Published> {
         let cell = self.inner.cells.pin().get(&entry.no).cloned()?;
         cell.published()
+    }
+
+    /// Whether heartbeats are judged in full at this moment, and why not.
+    pub fn scoring(&self) -> Scoring {
+        **self.inner.scoring.load()
     }
 
     /// Devices with readings that no finished checkpoint is known to hold.
