@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::place::{Place, RENEW_BEFORE};
+use super::place::{Place, renew_before};
 use crate::config::Config;
 use crate::crypto::certs;
 use crate::kernel::{Clock, Error, Random, Result, Timestamp};
@@ -79,7 +79,7 @@ impl Certificates {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             // A clock that was set back far does not keep a renewal waiting.
             let waits = now < state.next_try && state.next_try <= now.plus(TRY_AGAIN);
-            if waits || state.ends > now.plus(RENEW_BEFORE) {
+            if waits || state.ends > now.plus(renew_before(&state.config)) {
                 return;
             }
             state.next_try = now.plus(TRY_AGAIN);

@@ -6,6 +6,7 @@ pub mod backup;
 mod certificates;
 pub mod control;
 mod deliver;
+mod discovery;
 pub mod export;
 pub mod feeds;
 pub mod place;
@@ -53,6 +54,7 @@ use crate::observe::strain::{Machine, ThisMachine};
 use crate::observe::{Metrics, Strain};
 use crate::store::{Options, Store, WriterParts};
 use certificates::Certificates;
+use discovery::Announcement;
 use feeds::Fetcher;
 use place::Place;
 use supervisor::Inherited;
@@ -121,6 +123,7 @@ pub struct App {
     failed: Arc<Notify>,
     lanes: Lanes,
     certificates: Arc<Certificates>,
+    announcement: Option<Announcement>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     control: Option<control::Listener>,
 }
@@ -425,6 +428,8 @@ impl App {
         let Built { services, metrics, keys, custody, failed } = built;
         let place = Place::of(config);
         let certificates = Arc::new(Certificates::open(config, env.clock.clone(), env.random.clone())?);
+        let authority = place.authority(config)?;
+        let fingerprint = authority.as_ref().map(|a| a.fingerprint.clone());
         let tls = tls::server_config(
             certificates.served(),
             config.tls.min_version == TlsVersion::V1_2,
@@ -443,7 +448,7 @@ impl App {
         let strain = Arc::new(Strain::default());
         let gate = Gate::new(
             Arc::clone(&services),
-            settings::gate(config),
+            settings::gate(config, authority),
             clock.clone(),
             random.clone(),
             metrics,
@@ -529,7 +534,25 @@ impl App {
         let control = control::Listener::open(&place.control_socket(), operator)?;
         let addresses = Addresses { http: http_address, internal: internal_address };
         let control = Some(control);
-        Ok(Self { services, addresses, store, public, internal, failed, lanes, certificates, tasks, control })
+        let announcement = match config.machine.discovery.announce {
+            true => Announcement::start(http_address.port(), fingerprint.as_deref())
+                .inspect_err(|e| tracing::warn!(error = %e, "the appliance could not be announced on the LAN"))
+                .ok(),
+            false => None,
+        };
+        Ok(Self {
+            services,
+            addresses,
+            store,
+            public,
+            internal,
+            failed,
+            lanes,
+            certificates,
+            announcement,
+            tasks,
+            control,
+        })
     }
 
     /// Takes over what can be changed while it runs: the certificate and its key.
@@ -568,6 +591,7 @@ impl App {
     /// Says whether everything ended by itself.
     pub async fn shut_down(mut self) -> bool {
         drop(self.control.take());
+        drop(self.announcement.take());
         self.public.start();
         self.services.killswitch.hub().close_all(CloseReason::GoingAway);
         let drained = tokio::time::timeout(limits::DRAIN_MAX, self.public.finished()).await.is_ok();

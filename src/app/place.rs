@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{Config, SubjectName};
-use crate::crypto::certs::{self, CaPair, SERVER_LIFETIME};
+use crate::crypto::certs::{self, CaPair};
 use crate::crypto::{SealError, SealingKey};
 use crate::kernel::{Clock, Error, Random, Result, files};
 
@@ -18,8 +18,10 @@ pub struct Place {
     pub certs: PathBuf,
 }
 
-/// A new certificate is made when the old one ends sooner than this.
-pub const RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
+/// A new certificate is made when a third of the old one's life is left.
+pub fn renew_before(config: &Config) -> Duration {
+    config.tls.certificate_lifetime / 3
+}
 
 /// What the public listener needs.
 pub struct ServerFiles {
@@ -102,12 +104,12 @@ impl Place {
         if chain.is_file() && key.is_file() {
             let chain_pem = read(&chain)?;
             let ends = certs::not_after(&chain_pem).map_err(Error::internal)?;
-            if ends > clock.now().plus(RENEW_BEFORE) && covers(&chain_pem, config) {
+            if ends > clock.now().plus(renew_before(config)) && covers(&chain_pem, config) {
                 return Ok(ServerFiles { chain_pem, key_pem: read(&key)? });
             }
         }
         let (names, addresses) = subjects(config);
-        let made = certs::issue_server(&ca, &names, &addresses, clock.now(), SERVER_LIFETIME, random);
+        let made = certs::issue_server(&ca, &names, &addresses, clock.now(), config.tls.certificate_lifetime, random);
         let pair = made.map_err(Error::internal)?;
         let chain_pem = format!("{}{}", pair.cert_pem, ca.cert_pem);
         for old in [&chain, &key] {
@@ -119,6 +121,16 @@ impl Place {
         write(&key, pair.key_pem.as_bytes())?;
         write(&chain, chain_pem.as_bytes())?;
         Ok(ServerFiles { chain_pem, key_pem: pair.key_pem.to_string() })
+    }
+
+    /// The CA for the page by which clients come to trust it; `None` where the administrator brought a certificate.
+    pub fn authority(&self, config: &Config) -> Result<Option<crate::gate::Authority>> {
+        if config.tls.own_files().is_some() {
+            return Ok(None);
+        }
+        let pem = read(&self.ca_certificate())?;
+        let fingerprint = certs::fingerprint_sha256(&pem).map_err(Error::internal)?;
+        Ok(Some(crate::gate::Authority { pem, fingerprint }))
     }
 
     /// The CA's fingerprint, as people compare it.

@@ -113,7 +113,6 @@ const FILES: &[i64] = &[
     libc::SYS_umask,
     libc::SYS_copy_file_range,
     libc::SYS_sendfile,
-    libc::SYS_fchown,
 ];
 /// Memory.
 const MEMORY: &[i64] = &[

@@ -1,5 +1,7 @@
 //! The configuration in the words of the services: files that it names are read, units are turned.
 
+use std::sync::Arc;
+
 use crate::attest::play;
 use crate::attest::policy::Policy;
 use crate::config::{self, Config, DpopNonce};
@@ -7,7 +9,7 @@ use crate::crypto::VerifyingKey;
 use crate::domains::attestation;
 use crate::domains::billing::{self, SharedSecret};
 use crate::domains::signals::{self, engine};
-use crate::gate::GateSettings;
+use crate::gate::{Authority, GateSettings};
 use crate::kernel::{Error, Result};
 
 /// Reads the files that the configuration names for attestations.
@@ -82,7 +84,7 @@ pub fn engine_policy(config: &Config, threshold: u8) -> engine::Policy {
 }
 
 /// What the configuration says about the way in.
-pub(super) fn gate(config: &Config) -> GateSettings {
+pub(super) fn gate(config: &Config, authority: Option<Authority>) -> GateSettings {
     GateSettings {
         quotas: crate::gate::Quotas {
             read: config.limits.read_per_minute,
@@ -94,6 +96,7 @@ pub(super) fn gate(config: &Config) -> GateSettings {
         },
         body_timeout: config.http.body_timeout,
         answer_timeout: config.http.answer_timeout,
+        authority: authority.map(Arc::new),
         trusted_proxies: config.http.trusted_proxies.clone(),
         allowed_origins: config.http.allowed_origins.clone(),
         dpop_nonce_required: config.tokens.dpop_nonce == DpopNonce::Required,
@@ -108,7 +111,7 @@ pub(super) fn signals(config: &Config) -> Result<signals::Settings> {
         shadow: shadow(config)?,
         scoring: signals::ScoringBounds {
             mean: config.machine.breaker.mean,
-            p95: config.machine.breaker.p95,
+            p95: config.machine.breaker.tail,
             throughput_min: config.machine.breaker.throughput_min,
             queue: config.engine.simplified_from,
             open: config.machine.breaker.open,

@@ -169,6 +169,28 @@ pub enum Command {
     /// Measure this machine
     #[command(subcommand, after_help = "Example:\n  blockremote bench load --seconds 10")]
     Bench(BenchCommand),
+    /// Print the completions of a shell, for packages
+    #[command(hide = true, after_help = "Example:\n  blockremote completions bash")]
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a folder, for packages
+    #[command(hide = true, after_help = "Example:\n  blockremote man target/man")]
+    Man(ManArgs),
+}
+
+/// `completions`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct CompletionsArgs {
+    /// Which shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`.
+#[derive(Args, Clone, Debug)]
+pub struct ManArgs {
+    /// An existing folder
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
 }
 
 /// For commands that print for people or for scripts.

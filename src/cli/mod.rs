@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod output;
+mod pages;
 
 mod admin;
 mod admin_billing;
@@ -101,6 +102,8 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Agent(args) => agent::run(cli, args),
         Command::Attest(command) => attest::run(command),
         Command::Bench(command) => bench::run(cli, command),
+        Command::Completions(args) => pages::completions(args.shell),
+        Command::Man(args) => pages::manual(&args.folder),
         Command::Intel(IntelCommand::Feeds(FeedsCommand::FitDns(args))) => feeds::fit_dns(args),
         Command::Intel(IntelCommand::Feeds(FeedsCommand::ScoreDns(args))) => feeds::score_dns(args),
         other => {
@@ -131,7 +134,11 @@ fn dispatch(cli: &Cli) -> Outcome {
                 Command::Admin(AdminCommand::Licence(args)) => admin_billing::licence(&loaded.config, args),
                 Command::Admin(AdminCommand::User(command)) => admin_user::run(&loaded.config, command),
                 Command::Intel(command) => intel::run(&loaded.config, command.clone()),
-                Command::Agent(_) | Command::Attest(_) | Command::Bench(_) => Ok(exit::DONE),
+                Command::Agent(_)
+                | Command::Attest(_)
+                | Command::Bench(_)
+                | Command::Completions(_)
+                | Command::Man(_) => Ok(exit::DONE),
             }
         }
     }

@@ -175,6 +175,8 @@ pub static KEYS: &[Key] = &[
         "Own certificate chain (PEM) in place of a made one; needs tls.key."),
     path("tls.key", None, |c, v| c.tls.key = Some(v),
         "Private key (PEM) of tls.certificate."),
+    integer("tls.certificate_lifetime_days", ("90", 2, 397), |c, n| c.tls.certificate_lifetime = days(n),
+        "How long a certificate lives that the appliance makes; it is renewed when a third of that is left."),
     choice("tls.client_certificates", "off", CLIENT_CERTIFICATES,
         "Whether clients may show a certificate to which their tokens are bound; browsers then ask their users for one."),
 
@@ -328,7 +330,7 @@ pub static KEYS: &[Key] = &[
 
     integer("breaker.mean_us", ("10000", 1, 10_000_000), |c, n| c.machine.breaker.mean = us(n),
         "Mean time to judge a heartbeat, over a second, above which the hard rules decide alone."),
-    integer("breaker.p95_us", ("40000", 1, 10_000_000), |c, n| c.machine.breaker.p95 = us(n),
+    integer("breaker.tail_us", ("40000", 1, 10_000_000), |c, n| c.machine.breaker.tail = us(n),
         "Time in which 95 of 100 heartbeats must be judged."),
     integer("breaker.throughput_min", ("20", 0, 1_000_000), |c, n| c.machine.breaker.throughput_min = n,
         "Heartbeats that must be judged in a second while 256 wait; 0: any number."),

@@ -44,7 +44,7 @@ pub struct Breaker {
     /// Mean time of one heartbeat.
     pub mean: Duration,
     /// Time in which 95 of 100 are judged.
-    pub p95: Duration,
+    pub tail: Duration,
     /// Heartbeats a second, while many wait.
     pub throughput_min: u32,
     /// How long until the first probe.

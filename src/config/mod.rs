@@ -125,6 +125,8 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// Private key (PEM) of `certificate`.
     pub key: Option<PathBuf>,
+    /// Of a certificate that the appliance makes.
+    pub certificate_lifetime: Duration,
     /// Whether clients may show one of their own.
     pub client_certificates: ClientCertificates,
 }
@@ -475,6 +477,7 @@ impl Config {
                 names: Vec::new(),
                 certificate: None,
                 key: None,
+                certificate_lifetime: none,
                 client_certificates: ClientCertificates::Off,
             },
             tokens: Tokens {

@@ -20,7 +20,7 @@ use crate::kernel::{Random, Timestamp};
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a CA lives: ten years.
 pub const CA_LIFETIME: Duration = Duration::from_secs(3_652 * 24 * 60 * 60);
-/// How long a server certificate lives: 397 days, which is the most that browsers have accepted.
+/// How long a server certificate lives at most: 397 days, which is the most that browsers have accepted.
 pub const SERVER_LIFETIME: Duration = Duration::from_secs(397 * 24 * 60 * 60);
 /// Names and addresses that one certificate may carry.
 pub const NAMES_MAX: usize = 100;

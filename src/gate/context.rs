@@ -173,6 +173,7 @@ pub struct Context {
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) strain: Arc<Strain>,
+    pub(super) authority: Option<Arc<super::Authority>>,
     pub(super) draining: bool,
     pub(super) accept: Option<String>,
     pub(super) enrollment: Option<String>,

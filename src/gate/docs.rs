@@ -57,7 +57,7 @@ h1{font-size:1.6rem}h2{font-size:1.05rem;margin:1.6rem 0 .3rem;font-family:ui-mo
 code{font-family:ui-monospace,monospace}table{border-collapse:collapse}td,th{text-align:left;padding:.15rem .8rem .15rem 0;vertical-align:top}\
 @media (prefers-color-scheme:dark){body{color:#e6e8eb;background:#14171a}a{color:#7db7ff}}";
 
-fn page(title: &str, body: &str) -> Reply<Document> {
+pub(super) fn page(title: &str, body: &str) -> Reply<Document> {
     let html = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{title}</title><style>{STYLE}</style></head><body>{body}</body></html>"
@@ -73,7 +73,8 @@ fn page(title: &str, body: &str) -> Reply<Document> {
 pub async fn home(_: Context, _: Nothing) -> Result<Reply<Document>> {
     let body = "<h1>BlockRemote Appliance</h1><p>It notices that a device was taken over from afar, and locks it.</p>\
                 <ul><li><a href=\"/docs/\">Try the API</a></li><li><a href=\"/redoc\">Read about the API</a></li>\
-                <li><a href=\"/openapi.json\">The OpenAPI document</a></li><li><a href=\"/health\">Health</a></li></ul>";
+                <li><a href=\"/openapi.json\">The OpenAPI document</a></li><li><a href=\"/health\">Health</a></li>\
+                <li><a href=\"/ca\">Trust this appliance</a></li></ul>";
     Ok(page("BlockRemote Appliance", body))
 }
 
@@ -83,7 +84,7 @@ pub async fn reference(_: Context, _: Nothing) -> Result<Reply<Document>> {
     Ok(page("BlockRemote API", BODY.get_or_init(reference_body)))
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

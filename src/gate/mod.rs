@@ -8,6 +8,7 @@
 
 mod answer;
 mod authn;
+mod authority;
 mod authorize;
 mod binding;
 pub mod body;
@@ -33,6 +34,7 @@ mod socket;
 mod strain;
 
 pub use answer::{Answer, Reply};
+pub use authority::Authority;
 pub use body::{Body, FromRequest, Json, Nothing, Raw, parse};
 pub use context::{Caller, Context, DeviceCaller, MachineCaller, SignatureHeaders, UserCaller};
 pub use docs::Document;

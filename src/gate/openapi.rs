@@ -11,7 +11,9 @@ pub fn document() -> Value {
     let mut schemas: Vec<(String, RefOr<Schema>)> = Vec::new();
     let mut paths: Map<String, Value> = Map::new();
     for route in ROUTES.iter().filter(|r| r.door == Door::Public) {
-        for doc in [route.endpoint.request, route.endpoint.response] {
+        // A 204 has no body, whatever type its handler gives.
+        let response = (route.endpoint.status != 204).then_some(route.endpoint.response);
+        for doc in [route.endpoint.request].into_iter().chain(response) {
             // Types that stand for "nothing" or "not JSON of ours" have no place among the schemas.
             if reference(doc).is_some_and(|r| r.get("$ref").is_some()) {
                 (doc.collect)(&mut schemas);
@@ -149,7 +151,8 @@ fn reference(doc: Doc) -> Option<Value> {
 fn responses(route: &Route) -> Value {
     let mut out = Map::new();
     let mut success = json!({ "description": "Success." });
-    if let (Some(schema), Some(members)) = (reference(route.endpoint.response), success.as_object_mut()) {
+    let body = reference(route.endpoint.response).filter(|_| route.endpoint.status != 204);
+    if let (Some(schema), Some(members)) = (body, success.as_object_mut()) {
         let is_document = (route.endpoint.response.name).is_some_and(|name| name() == "Document");
         let media = if is_document { "*/*" } else { "application/json" };
         members.insert("content".to_owned(), json!({ media: { "schema": schema } }));
@@ -182,8 +185,10 @@ fn problems(route: &Route) -> Vec<(u16, &'static str)> {
     if route.body_max > 0 || !route.endpoint.query.is_empty() {
         out.push((422, "Members or parameters that are not acceptable; see errors."));
     }
-    let may_be_absent = route.path.contains("logout") || route.path.starts_with("/v1/audit/");
-    if route.path.contains('{') || !route.endpoint.query.is_empty() || may_be_absent {
+    // A licence, an authority and a log's first checkpoint need not be there.
+    let may_be_absent = ["logout", "/ca", "/licence", "/v1/audit/"].iter().any(|part| route.path.contains(part));
+    let removes = route.verb == Verb::Delete;
+    if route.path.contains('{') || !route.endpoint.query.is_empty() || may_be_absent || removes {
         out.push((404, "Absent, or another tenant's."));
     }
     if matches!(route.access, Access::Device(_)) || route.path == "/v1/billing/status" {

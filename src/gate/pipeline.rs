@@ -47,6 +47,8 @@ pub struct GateSettings {
     pub trusted_proxies: Vec<crate::kernel::network::Network>,
     /// Origins that may open sockets and read answers from a page of theirs.
     pub allowed_origins: Vec<String>,
+    /// Who issued the certificate, for the page by which phones come to trust it.
+    pub authority: Option<Arc<super::Authority>>,
     /// Whether every DPoP proof must bear a nonce of ours.
     pub dpop_nonce_required: bool,
 }
@@ -263,6 +265,7 @@ impl Gate {
             clock: self.clock.clone(),
             metrics: Arc::clone(&self.metrics),
             strain: Arc::clone(&self.strain),
+            authority: self.settings.authority.clone(),
             draining: self.drain.has_started(),
             accept: header("accept").map(str::to_owned),
             enrollment: credential(&parts.headers, "Enrollment").map(str::to_owned),

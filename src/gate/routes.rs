@@ -17,7 +17,7 @@ use super::route::{
     Route, Verb,
 };
 use super::{Json, Nothing, Query, Raw};
-use super::{docs, ops};
+use super::{authority, docs, ops};
 use crate::domains::iam::Permission::{
     AuditRead, BillingRead, BillingWrite, DevicesCommand, DevicesRead, DevicesWrite, FlagsRead, FlagsWrite,
     IntegrationsRead, IntegrationsWrite, IntelRead, IntelWrite, KeysRead, KeysWrite, KillSwitchEngage, SystemAdmin,
@@ -212,6 +212,8 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Get,    "/docs/",                                          PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(docs::swagger, Nothing => 200 docs::Document),                                                         "Swagger UI"),
     row(Verb::Get,    "/docs/{file}",                                    PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(docs::swagger, Nothing => 200 docs::Document),                                                         "Files of Swagger UI"),
     row(Verb::Get,    "/redoc",                                          PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(docs::reference, Nothing => 200 docs::Document),                                                       "A plain reference page"),
+    row(Verb::Get,    "/ca",                                             PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(authority::authority, Nothing => 200 docs::Document),                                                       "How a device comes to trust this appliance"),
+    row(Verb::Get,    "/ca.pem",                                         PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(authority::certificate, Nothing => 200 docs::Document),                                                         "The certificate authority that issued the certificate"),
     row(Verb::Get,    "/",                                               PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(docs::home, Nothing => 200 docs::Document),                                                            "What this is and where to go"),
     internal("/metrics",                        endpoint!(ops::metrics, Nothing => 200 docs::Document), "Metrics for Prometheus"),
     internal("/internal/.well-known/jwks.json", endpoint!(ops::jwks, Nothing => 200 docs::Document),                          "Keys that tokens and commands are signed with"),

@@ -54,8 +54,7 @@ pub fn memory_limit_bytes() -> u64 {
         return least;
     }
     let about = rustix::system::sysinfo();
-    // The kernel's type is as wide as the machine's words.
-    let total = u64::from(about.totalram as u64).saturating_mul(u64::from(about.mem_unit));
+    let total = about.totalram.saturating_mul(u64::from(about.mem_unit));
     total / 5 * 4
 }
 

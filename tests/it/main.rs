@@ -42,6 +42,7 @@ mod refresh;
 mod replay;
 mod roles;
 mod second_factors;
+mod service;
 mod sessions;
 mod signing_keys;
 mod strain;

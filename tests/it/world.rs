@@ -375,6 +375,8 @@ impl World {
                 | "/docs"
                 | "/docs/"
                 | "/redoc"
+                | "/ca"
+                | "/ca.pem"
                 | "/",
             ) => Call::get(route.path),
             (verb, path) => return Err(format!("{} {path} has no recipe: write one", verb.method()).into()),

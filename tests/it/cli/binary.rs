@@ -65,8 +65,34 @@ impl Place {
 
     /// Starts serving and waits until it says that it is ready.
     pub(crate) fn serve(&self) -> Running {
+        self.serve_with(&[], &[])
+    }
+
+    /// As [`Place::serve`], with further arguments and variables.
+    pub(crate) fn serve_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Running {
+        let mut command = self.command(&[&["serve"], args].concat());
+        command.envs(variables.iter().copied());
+        self.running(command)
+    }
+
+    /// As [`Place::serve`], through a script of bash whose `$0` is the program.
+    pub(crate) fn serve_by_shell(&self, script: &str, variables: &[(&str, &str)]) -> Running {
+        let plain = self.command(&[]);
+        let mut command = Command::new("bash");
+        command.args(["-c", script]).arg(env!("CARGO_BIN_EXE_blockremote")).current_dir(self.0.path());
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(Stdio::null()).envs(variables.iter().copied());
+        self.running(command)
+    }
+
+    fn running(&self, mut command: Command) -> Running {
         let log = std::fs::File::create(self.path("serve.log")).unwrap();
-        let mut child = self.command(&["serve"]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -100,6 +126,25 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn client(&self) -> HttpClient {
         HttpClient::new(self.endpoint.clone())
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().unwrap());
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits until it has ended by itself; gives its exit code.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        let child = self.child.as_mut().unwrap();
+        let from = tokio::time::Instant::now();
+        while from.elapsed() < PATIENCE {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        None
     }
 
     /// As a power cut ends it.
