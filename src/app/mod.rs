@@ -627,11 +627,3 @@ async fn listen(address: SocketAddr, inherited: &Inherited) -> Result<(TcpListen
     let address = listener.local_addr().map_err(cannot)?;
     Ok((listener, address))
 }
-
-/// What the configuration says about scores, with this threshold.
-pub fn engine_policy(config: &Config, threshold: u8) -> engine::Policy {
-    let w = &config.engine;
-    let weights = [w.weight_accelerometer, w.weight_gyroscope, w.weight_touch, w.weight_network]
-        .map(|percent| f32::from(percent) / 100.0);
-    engine::Policy { threshold, weights, ..engine::Policy::default() }
-}

@@ -41,7 +41,7 @@ pub(super) fn attestation(config: &Config) -> Result<attestation::Settings> {
     Ok(attestation::Settings {
         nonce_ttl: wanted.nonce_ttl,
         heals: wanted.heals,
-        releases_score: wanted.releases_score,
+        releases_score: wanted.releases_score_locks,
         renew_after: wanted.renew,
         policy,
         apple_app_id: wanted.apple_app_id.clone(),

@@ -206,7 +206,7 @@ pub static KEYS: &[Key] = &[
         "How long a device may take to answer a nonce."),
     switch("attestation.heals", "true", |c, b| c.attestation.heals = b,
         "Whether a clean proof releases a device that failed ones put into quarantine."),
-    switch("attestation.releases_score_locks", "false", |c, b| c.attestation.releases_score = b,
+    switch("attestation.releases_score_locks", "false", |c, b| c.attestation.releases_score_locks = b,
         "Whether a fresh proof by hardware releases a device that the engine locked; otherwise a person must."),
     integer("attestation.renew_days", ("7", 1, 365), |c, n| c.attestation.renew = days(n),
         "How old a device's last proof may be before its score falls and it is asked again."),

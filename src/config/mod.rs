@@ -176,7 +176,7 @@ pub struct Attestation {
     /// Whether a clean proof releases a device that failed ones put into quarantine.
     pub heals: bool,
     /// Whether a fresh proof by hardware releases a device that the engine locked.
-    pub releases_score: bool,
+    pub releases_score_locks: bool,
     /// How old the last proof may be.
     pub renew: Duration,
     /// Whether Android keys count only while a list of revoked certificates is there and not too old.
@@ -494,7 +494,7 @@ impl Config {
             attestation: Attestation {
                 nonce_ttl: none,
                 heals: false,
-                releases_score: false,
+                releases_score_locks: false,
                 renew: none,
                 require_status_list: true,
                 policy: None,

@@ -399,7 +399,7 @@ async fn a_fresh_proof_by_hardware_releases_what_the_engine_locked_where_that_is
     for allowed in [false, true] {
         let server = Server::start_with(|c| {
             c.attestation.require_status_list = false;
-            c.attestation.releases_score = allowed;
+            c.attestation.releases_score_locks = allowed;
         })
         .await?;
         let maker = Maker::new("Phones")?;
