@@ -17,6 +17,7 @@ use super::feeds::{self, AskIntel};
 use crate::crypto::Secret;
 use crate::crypto::keyring::KeyRing;
 use crate::domains::attestation::{NewRoot, RootKind};
+use crate::domains::certificates::Authority;
 use crate::domains::iam::{self, KeyCustody, NewUser, TokenSpec};
 use crate::domains::tenants::Tenants;
 use crate::domains::{Services, audit};
@@ -146,6 +147,31 @@ pub enum Ask {
         file: String,
         /// When it was fetched.
         fetched_at: Timestamp,
+    },
+    /// Make a client certificate.
+    IssueCertificate {
+        /// For which device.
+        device: DeviceId,
+        /// PKCS 10 in PEM; a key is made where there is none.
+        csr: Option<String>,
+        /// Of a made key; as configured when absent.
+        days: Option<u32>,
+        /// Id or name; the first tenant when absent.
+        tenant: Option<String>,
+    },
+    /// Show client certificates.
+    ListCertificates {
+        /// Of one device.
+        device: Option<DeviceId>,
+        /// Id or name; all tenants when absent.
+        tenant: Option<String>,
+    },
+    /// Take a client certificate back.
+    RevokeCertificate {
+        /// Which.
+        serial: String,
+        /// Stands in the audit log.
+        reason: String,
     },
     /// Show the people.
     ListUsers {
@@ -314,6 +340,9 @@ impl Operator {
             Ask::Trials => in_json(&self.services.billing.trials()),
             Ask::Intel(ask) => feeds::answer(self, ask).await,
             Ask::Audit(ask) => export::answer(self, ask).await,
+            ask @ (Ask::IssueCertificate { .. } | Ask::ListCertificates { .. } | Ask::RevokeCertificate { .. }) => {
+                self.answer_about_certificates(ask).await
+            }
             people => self.answer_about_people(people).await,
         }
     }
@@ -339,6 +368,35 @@ impl Operator {
                 )
             }
             _ => Err(Error::internal("that is not about trust")),
+        }
+    }
+
+    async fn answer_about_certificates(&self, ask: Ask) -> Result<Value> {
+        let certificates = &self.services.certificates;
+        match ask {
+            Ask::IssueCertificate { device, csr: Some(csr), tenant, .. } => {
+                let (tenant, by) = (self.tenant(tenant).await?, Authority::Person(None));
+                in_json(&certificates.issue(tenant, &device, &csr, by, None, Origin::cli()).await?)
+            }
+            Ask::IssueCertificate { device, csr: None, days, tenant } => {
+                let tenant = self.tenant(tenant).await?;
+                let lifetime = days.map(|n| Duration::from_secs(u64::from(n) * 86_400));
+                let (made, key) = certificates.issue_with_key(tenant, &device, lifetime, Origin::cli()).await?;
+                let mut answer = in_json(&made)?;
+                if let Some(members) = answer.as_object_mut() {
+                    members.insert("key".to_owned(), key.as_str().into());
+                }
+                Ok(answer)
+            }
+            Ask::ListCertificates { device, tenant } => {
+                let (found, more) = certificates.list(self.tenant_or_all(tenant).await?, device).await?;
+                Ok(json!({ "certificates": found, "more": more }))
+            }
+            Ask::RevokeCertificate { serial, reason } => {
+                let (device, changed) = certificates.revoke(serial, reason, Origin::cli()).await?;
+                Ok(json!({ "device_id": device, "changed": changed }))
+            }
+            _ => Err(Error::internal("that is not about certificates")),
         }
     }
 

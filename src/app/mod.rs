@@ -7,6 +7,7 @@ mod certificates;
 pub mod control;
 mod deliver;
 mod discovery;
+mod doors;
 pub mod export;
 pub mod feeds;
 pub mod place;
@@ -23,9 +24,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::{Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -34,6 +32,7 @@ use crate::crypto::keyring::KeyRing;
 use crate::crypto::password;
 use crate::domains::attestation::{self, Attestation};
 use crate::domains::billing::Billing;
+use crate::domains::certificates::Certificates as DeviceCertificates;
 use crate::domains::devices::Devices;
 use crate::domains::embed::{self, Embed};
 use crate::domains::flags::Flags;
@@ -47,14 +46,15 @@ use crate::domains::{Services, audit};
 use crate::gate::{Gate, routes};
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Clock, Error, Random, Result, Timestamp, limits};
-use crate::net::http::{Deadlines, Drain, Lanes, Settings};
+use crate::net::http::{Deadlines, Drain, Http2, Lanes, Settings};
 use crate::net::limits::Connections;
-use crate::net::{Peer, Service, http, tls};
+use crate::net::{http, tls};
 use crate::observe::strain::{Machine, ThisMachine};
 use crate::observe::{Metrics, Strain};
 use crate::store::{Options, Store, WriterParts};
 use certificates::Certificates;
 use discovery::Announcement;
+use doors::{GrpcDoor, InternalDoor, PublicDoor};
 use feeds::Fetcher;
 use place::Place;
 use supervisor::Inherited;
@@ -65,6 +65,8 @@ use watch::{STEP_MAX, Watch, keep_running, within};
 pub struct Addresses {
     /// HTTPS and WebSocket.
     pub http: SocketAddr,
+    /// gRPC with mutual TLS.
+    pub grpc: SocketAddr,
     /// Metrics and internal endpoints.
     pub internal: SocketAddr,
 }
@@ -275,6 +277,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
             scored.scored(s.took, s.decision.as_str(), s.shadow.map(|d| d.as_str()));
         }),
     })?;
+    let random_ = random.clone();
     let open_tenant = match &config.enrollment.open_tenant {
         Some(name) => Some(tenant_named(&store, name)?),
         None => None,
@@ -310,6 +313,13 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
             },
         },
     })?;
+    let device_certificates = DeviceCertificates::rebuild(
+        devices.clone(),
+        Place::of(config).ca(&clock, &random_)?,
+        config.grpc.certificate,
+        clock.clone(),
+        random_,
+    )?;
     signals.end_sessions_by(Box::new(iam.session_ender()));
     let embed = Embed::rebuild(embed::Parts {
         store: store.clone(),
@@ -344,6 +354,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         intel,
         embed,
         signals,
+        certificates: device_certificates,
         store,
     });
     Ok(Built { services, metrics, keys, custody, failed })
@@ -382,24 +393,6 @@ fn tenant_named(store: &Store, name: &str) -> Result<TenantId> {
     })
 }
 
-#[derive(Clone)]
-struct PublicDoor(Arc<Gate>);
-
-impl Service for PublicDoor {
-    async fn call(&self, request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
-        self.0.public(request, peer).await
-    }
-}
-
-#[derive(Clone)]
-struct InternalDoor(Arc<Gate>);
-
-impl Service for InternalDoor {
-    async fn call(&self, request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
-        self.0.internal(request, peer).await
-    }
-}
-
 type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -430,11 +423,11 @@ impl App {
         let certificates = Arc::new(Certificates::open(config, env.clock.clone(), env.random.clone())?);
         let authority = place.authority(config)?;
         let fingerprint = authority.as_ref().map(|a| a.fingerprint.clone());
-        let tls = tls::server_config(
-            certificates.served(),
-            config.tls.min_version == TlsVersion::V1_2,
-            config.tls.client_certificates == ClientCertificates::Optional,
-        )?;
+        let tls12 = config.tls.min_version == TlsVersion::V1_2;
+        let issuer = place.ca(&env.clock, &env.random)?.cert_pem;
+        let mutual = tls::mutual_config(certificates.served(), &issuer, tls12, env.clock.clone())?;
+        let optional = config.tls.client_certificates == ClientCertificates::Optional;
+        let tls = tls::server_config(certificates.served(), tls12, optional)?;
         let (public, internal) = (Drain::default(), Drain::default());
         let (clock, random) = (env.clock.clone(), env.random.clone());
         let parts = backup::schedule::Parts {
@@ -464,8 +457,12 @@ impl App {
         };
         let (http_listener, http_address) = listen(config.http.listen, &env.inherited).await?;
         let (internal_listener, internal_address) = listen(config.internal.listen, &env.inherited).await?;
-        let plain = Settings { deadlines, tls: None, connections: connections.clone() };
-        let secure = Settings { deadlines, tls: Some(Arc::new(tls)), connections };
+        let (grpc_listener, grpc_address) = listen(config.grpc.listen, &env.inherited).await?;
+        let http2 = Http2::default();
+        let plain = Settings { deadlines, tls: None, connections: connections.clone(), http2 };
+        let secure = Settings { deadlines, tls: Some(Arc::new(tls)), connections: connections.clone(), http2 };
+        let http2 = doors::grpc_http2(config);
+        let mutual = Settings { deadlines, tls: Some(Arc::new(mutual)), connections, http2 };
         let lane_count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(LANES_MAX);
         let door = PublicDoor(Arc::clone(&gate));
         let http_listener = http_listener.into_std().map_err(Error::internal)?;
@@ -486,6 +483,10 @@ impl App {
             keep("tenant_kill_switch", Box::pin(async move { killswitch.settle_all().await })),
             keep("payments", Box::pin(async move { billing.watch().await })),
             keep("integrations", Box::pin(services.integrations.clone().run())),
+            keep(
+                "grpc_listener",
+                Box::pin(http::serve(grpc_listener, mutual, GrpcDoor(Arc::clone(&gate)), public.clone())),
+            ),
             keep(
                 "internal_listener",
                 Box::pin(http::serve(internal_listener, plain, InternalDoor(Arc::clone(&gate)), internal.clone())),
@@ -532,7 +533,7 @@ impl App {
             feed_bytes_max: config.intel.feed_bytes,
         };
         let control = control::Listener::open(&place.control_socket(), operator)?;
-        let addresses = Addresses { http: http_address, internal: internal_address };
+        let addresses = Addresses { http: http_address, grpc: grpc_address, internal: internal_address };
         let control = Some(control);
         let announcement = match config.machine.discovery.announce {
             true => Announcement::start(http_address.port(), fingerprint.as_deref())

@@ -82,7 +82,7 @@ impl Place {
     }
 
     /// The CA, made if there is none yet.
-    fn ca(&self, clock: &Clock, random: &Random) -> Result<CaPair> {
+    pub fn ca(&self, clock: &Clock, random: &Random) -> Result<CaPair> {
         let (cert, key) = (self.ca_certificate(), self.certs.join("ca.key"));
         if cert.is_file() {
             return Ok(CaPair { cert_pem: read(&cert)?, key_pem: read(&key)?.into() });

@@ -9,7 +9,7 @@ use crate::crypto::VerifyingKey;
 use crate::domains::attestation;
 use crate::domains::billing::{self, SharedSecret};
 use crate::domains::signals::{self, engine};
-use crate::gate::{Authority, GateSettings};
+use crate::gate::{Authority, GateSettings, GrpcSettings};
 use crate::kernel::{Error, Result};
 
 /// Reads the files that the configuration names for attestations.
@@ -100,6 +100,14 @@ pub(super) fn gate(config: &Config, authority: Option<Authority>) -> GateSetting
         trusted_proxies: config.http.trusted_proxies.clone(),
         allowed_origins: config.http.allowed_origins.clone(),
         dpop_nonce_required: config.tokens.dpop_nonce == DpopNonce::Required,
+        grpc: GrpcSettings {
+            reflection: config.grpc.reflection,
+            health: config.grpc.health,
+            deadline: config.grpc.deadline,
+            stream_max: config.grpc.stream_max,
+            stream_idle: config.grpc.stream_idle,
+            stream_messages_per_minute: config.grpc.stream_messages_per_minute,
+        },
     }
 }
 

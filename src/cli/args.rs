@@ -6,6 +6,10 @@
 use std::path::PathBuf;
 
 use super::bench::args::BenchCommand;
+mod cert;
+
+pub use cert::{CertCommand, CertIssueArgs, CertListArgs, CertRevokeArgs};
+
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 use crate::agent::motion::AttackKind;
@@ -350,6 +354,9 @@ pub enum AdminCommand {
     /// Tokens
     #[command(subcommand, after_help = "Example:\n  blockremote admin token enroll --uses 1")]
     Token(TokenCommand),
+    /// Client certificates of devices, for gRPC
+    #[command(subcommand, after_help = "Example:\n  blockremote admin cert issue --device BR-1 --tenant default")]
+    Cert(CertCommand),
     /// Plans
     #[command(subcommand, after_help = "Example:\n  blockremote admin plans show")]
     Plans(PlansCommand),

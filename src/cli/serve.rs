@@ -51,6 +51,7 @@ pub(super) fn run(loaded: &Loaded, again: &dyn Fn() -> Result<Loaded, Failure>) 
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             http = %app.addresses.http,
+            grpc = %app.addresses.grpc,
             internal = %app.addresses.internal,
             data = %config.paths.data.display(),
             devices = app.services.devices.count(),
@@ -58,7 +59,7 @@ pub(super) fn run(loaded: &Loaded, again: &dyn Fn() -> Result<Loaded, Failure>) 
         );
         let ready = json!({
             "http": app.addresses.http.to_string(),
-            "grpc": null,
+            "grpc": app.addresses.grpc.to_string(),
             "internal": app.addresses.internal.to_string(),
         });
         output::to_stdout(&format!("ready {ready}\n"))?;

@@ -32,7 +32,7 @@ pub struct Config {
     /// The public listener.
     pub http: Http,
     /// The gRPC listener.
-    pub grpc: Listener,
+    pub grpc: Grpc,
     /// The internal listener.
     pub internal: Listener,
     /// TLS of the public listeners.
@@ -112,6 +112,29 @@ pub struct Http {
 pub struct Listener {
     /// Address and port; port 0 picks a free one.
     pub listen: SocketAddr,
+}
+
+/// gRPC with mutual TLS.
+#[derive(Clone, Debug)]
+pub struct Grpc {
+    /// Address and port; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Life of a client certificate.
+    pub certificate: Duration,
+    /// Open at the same time on one connection.
+    pub streams_per_connection: u32,
+    /// For a call with one answer.
+    pub deadline: Duration,
+    /// For a stream.
+    pub stream_max: Duration,
+    /// Between two messages of a stream.
+    pub stream_idle: Duration,
+    /// Messages of one stream.
+    pub stream_messages_per_minute: u32,
+    /// Whether the health service answers.
+    pub health: bool,
+    /// Whether tools may ask which services there are.
+    pub reflection: bool,
 }
 
 /// TLS of the public listeners.
@@ -470,7 +493,17 @@ impl Config {
                 body_timeout: none,
                 answer_timeout: none,
             },
-            grpc: Listener { listen },
+            grpc: Grpc {
+                listen,
+                certificate: none,
+                streams_per_connection: 0,
+                deadline: none,
+                stream_max: none,
+                stream_idle: none,
+                stream_messages_per_minute: 0,
+                health: false,
+                reflection: false,
+            },
             internal: Listener { listen },
             tls: Tls {
                 min_version: TlsVersion::V1_3,

@@ -25,7 +25,7 @@ pub const SERVER_LIFETIME: Duration = Duration::from_secs(397 * 24 * 60 * 60);
 /// Names and addresses that one certificate may carry.
 pub const NAMES_MAX: usize = 100;
 /// Certificates begin this much earlier, for clients whose clocks are behind.
-const BACKDATE: Duration = Duration::from_secs(60 * 60);
+pub(super) const BACKDATE: Duration = Duration::from_secs(60 * 60);
 
 /// Why no certificate was made or read.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,9 @@ pub enum CertError {
     /// The CA's key is unreadable or not the certificate's.
     #[error("the CA's key does not belong to its certificate")]
     CaKey,
+    /// Not a request for a certificate, one whose signature is wrong, or one with a key of another kind.
+    #[error("this is not a PKCS 10 request in PEM, signed by its own P-256, P-384 or Ed25519 key")]
+    BadRequest,
     /// The library's refusal.
     #[error("the certificate could not be made: {0}")]
     Library(#[from] rcgen::Error),
@@ -95,18 +98,7 @@ pub fn issue_server(
     if !(1..=NAMES_MAX).contains(&names.len().saturating_add(addresses.len())) {
         return Err(CertError::Names);
     }
-    let ca_ends = not_after(&ca.cert_pem)?;
-    if ca_ends <= now {
-        return Err(CertError::CaExpired);
-    }
-    let ca_key = KeyPair::from_pem(&ca.key_pem).map_err(|_| CertError::CaKey)?;
-    let ca_cert = der_of(&ca.cert_pem)?;
-    // Otherwise a certificate would go out that no client accepts.
-    if !contains(&ca_cert, ca_key.public_key_raw()) {
-        return Err(CertError::CaKey);
-    }
-    let issuer = Issuer::from_ca_cert_der(&ca_cert, ca_key)?;
-
+    let (issuer, ca_ends) = issuer_of(ca, now)?;
     let (key, key_pem) = fresh_key(random)?;
     let common_name = names.first().cloned().or_else(|| addresses.first().map(IpAddr::to_string)).unwrap_or_default();
     // From an hour ago, so that the whole span, which is what browsers measure, is `lifetime`.
@@ -126,6 +118,21 @@ pub fn issue_server(
     params.use_authority_key_identifier_extension = true;
     let cert_pem = params.signed_by(&key, &issuer)?.pem();
     Ok(ServerPair { cert_pem, key_pem })
+}
+
+/// What signs, and when it ends.
+pub(super) fn issuer_of(ca: &CaPair, now: Timestamp) -> Result<(Issuer<'static, KeyPair>, Timestamp), CertError> {
+    let ca_ends = not_after(&ca.cert_pem)?;
+    if ca_ends <= now {
+        return Err(CertError::CaExpired);
+    }
+    let ca_key = KeyPair::from_pem(&ca.key_pem).map_err(|_| CertError::CaKey)?;
+    let ca_cert = der_of(&ca.cert_pem)?;
+    // Otherwise a certificate would go out that no peer accepts.
+    if !contains(&ca_cert, ca_key.public_key_raw()) {
+        return Err(CertError::CaKey);
+    }
+    Ok((Issuer::from_ca_cert_der(&ca_cert, ca_key)?, ca_ends))
 }
 
 /// SHA-256 of the DER of the first certificate in `cert_pem`, as people compare it: `AB:CD:...`, 95 characters.
@@ -168,13 +175,13 @@ pub fn subjects(cert_pem: &str) -> Result<(Vec<String>, Vec<IpAddr>), CertError>
     Ok((dns, addresses))
 }
 
-fn fresh_key(random: &Random) -> Result<(KeyPair, Zeroizing<String>), CertError> {
+pub(super) fn fresh_key(random: &Random) -> Result<(KeyPair, Zeroizing<String>), CertError> {
     let key_pem = SigningKey::generate(random).to_pkcs8_pem().map_err(|_| CertError::CaKey)?;
     let key = KeyPair::from_pkcs8_pem_and_sign_algo(&key_pem, &PKCS_ECDSA_P256_SHA256)?;
     Ok((key, key_pem))
 }
 
-fn params(common_name: &str, now: Timestamp, ends: Timestamp, random: &Random) -> CertificateParams {
+pub(super) fn params(common_name: &str, now: Timestamp, ends: Timestamp, random: &Random) -> CertificateParams {
     let mut params = CertificateParams::default();
     let mut subject = DistinguishedName::new();
     // X.520 allows 64 characters of a common name; clients look at the alternative names anyway.

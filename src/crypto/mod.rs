@@ -6,6 +6,7 @@
 
 pub mod cbor;
 pub mod certs;
+pub mod client_certs;
 pub mod cose;
 pub mod dpop;
 pub mod es256;

@@ -1,11 +1,12 @@
 //! The nouns of the product, one folder each. A domain's `mod.rs` is its façade: other domains use nothing deeper.
 //!
 //! Who leans on whom, in this order and never back: audit, tenants, metering, flags, devices, killswitch, billing,
-//! integrations, attestation, intel, signals, iam, embed.
+//! integrations, attestation, intel, signals, certificates, iam, embed.
 
 pub mod attestation;
 pub mod audit;
 pub mod billing;
+pub mod certificates;
 pub mod devices;
 pub mod embed;
 pub mod flags;
@@ -35,6 +36,8 @@ pub struct Services {
     pub billing: billing::Billing,
     /// Other systems that are told of what happens.
     pub integrations: integrations::Integrations,
+    /// Client certificates of devices.
+    pub certificates: certificates::Certificates,
     /// Proofs of hardware.
     pub attestation: attestation::Attestation,
     /// Lists of what is known to be bad.

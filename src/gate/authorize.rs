@@ -2,7 +2,7 @@
 
 use super::context::{Caller, unauthenticated};
 use super::problem::Problem;
-use super::route::Access;
+use super::route::{Access, DeviceRule};
 use crate::domains::iam::FRESH;
 use crate::domains::tenants;
 use crate::kernel::{Kind, Refusal, Timestamp};
@@ -38,7 +38,9 @@ pub(super) fn authorize(access: Access, caller: &Caller, now: Timestamp) -> Resu
         (_, Caller::Machine(_)) => return Err(forbidden("This is for people, not for programs.".to_owned()).into()),
         (_, Caller::Device(_)) => return Err(forbidden("This is for people, not for devices.".to_owned()).into()),
     }
-    if caller.tenant().is_some_and(|t| t.is_suspended()) {
+    // Locks reach the devices of a suspended tenant, too.
+    let reached = access == Access::Device(DeviceRule::Reachable);
+    if !reached && caller.tenant().is_some_and(|t| t.is_suspended()) {
         return Err(tenants::suspended().into());
     }
     match (access, caller) {

@@ -180,6 +180,7 @@ pub struct Context {
     pub(super) embed: Option<String>,
     pub(super) cookie: RefreshCookie,
     pub(super) proven_key: Option<Binding>,
+    pub(super) certificate: Option<[u8; 32]>,
     pub(super) signature: SignatureHeaders,
     pub(super) if_none_match: Option<String>,
     pub(super) host: Option<String>,
@@ -251,6 +252,11 @@ impl Context {
     /// The key that the request proves to have, by DPoP or by a client certificate: new tokens are bound to it.
     pub const fn proven_key(&self) -> Option<&Binding> {
         self.proven_key.as_ref()
+    }
+
+    /// SHA-256 of the certificate whose key the client proved to hold in the TLS handshake, whoever issued it.
+    pub const fn client_certificate(&self) -> Option<[u8; 32]> {
+        self.certificate
     }
 
     /// The caller's `Idempotency-Key`.

@@ -25,6 +25,11 @@ pub async fn socket(_: Context, _: Nothing) -> Result<Reply<NoBody>> {
     Err(Refusal::not_found().into())
 }
 
+/// Never called: the gate answers streams of gRPC itself. The row exists so that they stand in the one table.
+pub async fn stream(_: Context, _: Nothing) -> Result<Reply<NoBody>> {
+    Err(Refusal::not_found().into())
+}
+
 /// `GET /openapi.json`
 pub async fn openapi(_: Context, _: Nothing) -> Result<Reply<Document>> {
     static TEXT: OnceLock<String> = OnceLock::new();

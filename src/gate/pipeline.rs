@@ -1,6 +1,6 @@
 //! The gate itself: one straight function, in the order that the wire contract names.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -20,12 +20,13 @@ use super::facts::{Facts, host_of};
 use super::limiter::{Limiter, Quotas};
 use super::problem::Problem;
 use super::render::{rate_headers, render, respond, standing_headers};
-use super::route::{Access, Door, RateClass, Route, Verb};
+use super::route::{Access, DeviceRule, Door, RateClass, Route, Verb};
 use super::router::{Found, Router};
 use super::routes::ROUTES;
 use super::{socket, strain};
 use crate::domains::Services;
-use crate::domains::iam::{AnonymousCaller, looks_like_api_key};
+use crate::domains::certificates::CertificateEntry;
+use crate::domains::iam::{AnonymousCaller, Binding, looks_like_api_key};
 use crate::kernel::clock::Stopwatch;
 use crate::kernel::network::network_of;
 use crate::kernel::rate::{Decision, Quota};
@@ -51,6 +52,8 @@ pub struct GateSettings {
     pub authority: Option<Arc<super::Authority>>,
     /// Whether every DPoP proof must bear a nonce of ours.
     pub dpop_nonce_required: bool,
+    /// What gRPC is bounded by.
+    pub grpc: super::grpc::GrpcSettings,
 }
 
 /// Everything a request passes.
@@ -67,6 +70,7 @@ pub struct Gate {
     pub(super) strain: Arc<Strain>,
     public: Router,
     internal: Router,
+    pub(super) grpc: Router,
     headers: HeaderMap,
 }
 
@@ -77,9 +81,9 @@ const DISCARDED_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// What is added to an answer whatever it is.
 #[derive(Default)]
-struct Extras {
-    rate: Option<Decision>,
-    tier: Option<&'static str>,
+pub(super) struct Extras {
+    pub(super) rate: Option<Decision>,
+    pub(super) tier: Option<&'static str>,
     no_store: bool,
     dpop_nonce: Option<String>,
     anonymous_token: Option<String>,
@@ -103,6 +107,7 @@ impl Gate {
         Ok(Self {
             public: Router::new(ROUTES, Door::Public)?,
             internal: Router::new(ROUTES, Door::Internal)?,
+            grpc: Router::new(ROUTES, Door::Grpc)?,
             services,
             limiter,
             proofs,
@@ -209,16 +214,37 @@ impl Gate {
         facts: &Facts,
         extras: &mut Extras,
     ) -> Result<Response<Full<Bytes>>, Problem> {
+        let head = Head { method: parts.method.as_str(), uri: &parts.uri, headers: &parts.headers };
+        let (caller, proven_key) = self.admit(head, route, facts, extras)?;
+        let body = match route.body_max {
+            0 => Bytes::new(),
+            max => self.read_body(body, &parts.headers, max).await?,
+        };
+        let rate = Arc::default();
+        let input = Input { body, query: parts.uri.query().unwrap_or_default().to_owned() };
+        let context = self.context(head, route, facts, caller, proven_key, path, &rate);
+        let answer = (route.endpoint.call)(context, input, route.access);
+        let answer = tokio::time::timeout(self.settings.answer_timeout, answer).await.map_err(|_| too_slow(route))?;
+        extras.rate = extras.rate.or_else(|| rate.get().copied());
+        Ok(respond(answer?))
+    }
+
+    /// Everything that is decided before a body is read: who calls, how often, and whether they may.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        head: Head<'_>,
+        route: &'static Route,
+        facts: &Facts,
+        extras: &mut Extras,
+    ) -> Result<(Caller, Option<Binding>), Problem> {
         if self.drain.has_started() && route.rate != RateClass::Unlimited {
             let detail = "The appliance is shutting down. Try again in a moment.";
             return Err(Refusal::new(Kind::Unavailable, "shutting_down", detail).retry_after_s(5).into());
         }
         strain::admit(&self.strain, route)?;
-        let head = Head { method: parts.method.as_str(), uri: &parts.uri, headers: &parts.headers };
         let out_of_budget =
             |problem: &Problem| (problem.status == 429).then(|| self.limiter.auth_budget(facts.ip, self.clock.now()));
-        let caller =
-            self.authenticate(route.access, head, facts).inspect_err(|problem| extras.rate = out_of_budget(problem))?;
+        let caller = self.identify(route, head, facts).inspect_err(|problem| extras.rate = out_of_budget(problem))?;
         let caller = match (route.access, caller) {
             (Access::Anonymous(_), Caller::Public) => self.admit_anonymous(head, facts, extras)?,
             (_, caller) => {
@@ -242,13 +268,22 @@ impl Gate {
         } else {
             None
         };
-        let body = match route.body_max {
-            0 => Bytes::new(),
-            max => self.read_body(body, &parts.headers, max).await?,
-        };
-        let rate = Arc::default();
-        let input = Input { body, query: parts.uri.query().unwrap_or_default().to_owned() };
-        let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok());
+        Ok((caller, proven_key))
+    }
+
+    /// What a handler gets.
+    #[expect(clippy::too_many_arguments, reason = "the facts of a request, each from another place")]
+    pub(super) fn context(
+        self: &Arc<Self>,
+        head: Head<'_>,
+        route: &'static Route,
+        facts: &Facts,
+        caller: Caller,
+        proven_key: Option<Binding>,
+        path: Vec<(&'static str, String)>,
+        rate: &Arc<OnceLock<Decision>>,
+    ) -> Context {
+        let header = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
         let mut origin = facts.origin.clone();
         match &caller {
             Caller::User(user) => origin.jti = Some(user.jti),
@@ -256,7 +291,7 @@ impl Gate {
             Caller::Machine(machine) => origin.key = Some(machine.key.id),
             Caller::Public | Caller::Anonymous(_) => {}
         }
-        let context = Context {
+        Context {
             services: Arc::clone(&self.services),
             limiter: Arc::clone(&self.limiter),
             caller,
@@ -268,23 +303,64 @@ impl Gate {
             authority: self.settings.authority.clone(),
             draining: self.drain.has_started(),
             accept: header("accept").map(str::to_owned),
-            enrollment: credential(&parts.headers, "Enrollment").map(str::to_owned),
+            enrollment: credential(head.headers, "Enrollment").map(str::to_owned),
             embed: header("x-embed-token").map(str::to_owned),
-            cookie: self.refresh_cookie(&parts.uri, &parts.headers),
+            cookie: self.refresh_cookie(head.uri, head.headers),
             proven_key,
+            certificate: facts.certificate,
             if_none_match: header("if-none-match").map(str::to_owned),
             signature: match route.access {
-                Access::Signed(_) => SignatureHeaders::of(&parts.headers),
+                Access::Signed(_) => SignatureHeaders::of(head.headers),
                 _ => SignatureHeaders::default(),
             },
-            host: host_of(&parts.uri, &parts.headers).map(str::to_owned),
+            host: host_of(head.uri, head.headers).map(str::to_owned),
             idempotency_key: header("idempotency-key").map(str::to_owned),
-            rate: Arc::clone(&rate),
+            rate: Arc::clone(rate),
+        }
+    }
+
+    /// Who calls. Over mutual TLS the certificate is asked first, and certificate and token must be one device's.
+    fn identify(&self, route: &Route, head: Head<'_>, facts: &Facts) -> Result<Caller, Problem> {
+        if route.door != Door::Grpc {
+            return self.authenticate(route.access, head, facts);
+        }
+        let certificate = self.certificate(facts)?;
+        if route.access != Access::Device(DeviceRule::Reachable) {
+            let caller = self.authenticate(route.access, head, facts)?;
+            return if matches!(caller, Caller::Public) {
+                Ok(caller)
+            } else {
+                self.check_pair(&certificate, caller, facts)
+            };
+        }
+        let bearer = credential(head.headers, "Bearer").map(|token| (Scheme::Bearer, token));
+        let bound = || credential(head.headers, "DPoP").map(|token| (Scheme::Dpop, token));
+        let Some((scheme, token)) = bearer.or_else(bound) else { return Err(unauthenticated().into()) };
+        let (caller, _) = self.authenticator.socket_caller(token, facts.ip)?;
+        self.check_binding(&caller.session, token, Some(scheme), head, facts)?;
+        self.check_pair(&certificate, Caller::Device(caller), facts)
+    }
+
+    /// The client certificate of a connection of mutual TLS, if it still counts.
+    pub(super) fn certificate(&self, facts: &Facts) -> Result<Arc<CertificateEntry>, Problem> {
+        let now = self.clock.now();
+        self.authenticator.check_budget(facts.ip, now)?;
+        let shown = facts.certificate.ok_or_else(unauthenticated)?;
+        let found = self.services.certificates.check(&shown, now);
+        Ok(found.inspect_err(|_| self.limiter.auth_failed(facts.ip, now))?)
+    }
+
+    fn check_pair(&self, certificate: &CertificateEntry, caller: Caller, facts: &Facts) -> Result<Caller, Problem> {
+        let same = match &caller {
+            Caller::Device(d) => (d.entry.tenant, d.entry.no) == (certificate.tenant, certificate.device_no),
+            _ => false,
         };
-        let answer = (route.endpoint.call)(context, input, route.access);
-        let answer = tokio::time::timeout(self.settings.answer_timeout, answer).await.map_err(|_| too_slow(route))?;
-        extras.rate = extras.rate.or_else(|| rate.get().copied());
-        Ok(respond(answer?))
+        if same {
+            return Ok(caller);
+        }
+        self.limiter.auth_failed(facts.ip, self.clock.now());
+        let detail = "The access token is not that of the device whose certificate this connection shows.";
+        Err(Refusal::new(Kind::Unauthenticated, "certificate_mismatch", detail).into())
     }
 
     fn authenticate(&self, access: Access, head: Head<'_>, facts: &Facts) -> Result<Caller, Problem> {

@@ -26,6 +26,8 @@ pub enum Verb {
     Delete,
     /// Opens a WebSocket.
     Ws,
+    /// A method of gRPC, whose path names it.
+    Grpc,
 }
 
 impl Verb {
@@ -33,7 +35,7 @@ impl Verb {
     pub const fn method(self) -> &'static str {
         match self {
             Self::Get | Self::Ws => "GET",
-            Self::Post => "POST",
+            Self::Post | Self::Grpc => "POST",
             Self::Put => "PUT",
             Self::Patch => "PATCH",
             Self::Delete => "DELETE",
@@ -48,6 +50,8 @@ pub enum Door {
     Public,
     /// Loopback, for the operator's tools.
     Internal,
+    /// The LAN by gRPC, where every connection shows a client certificate.
+    Grpc,
 }
 
 /// What must be true of the device that calls.
@@ -57,6 +61,9 @@ pub enum DeviceRule {
     Acting,
     /// Anything: for what a blocked device still needs.
     Any,
+    /// Anything, by a token that was genuine: for receiving commands and answering them. See
+    /// [`Authenticator::socket_caller`](super::authn::Authenticator::socket_caller).
+    Reachable,
 }
 
 /// Who may call.

@@ -9,7 +9,7 @@ use super::route::{
         TwoFactorUser, User, UserOrDevice,
     },
     AuditClass::{self, Change, Nothing as Unaudited, Write},
-    DeviceRule::{Acting, Any},
+    DeviceRule::{Acting, Any, Reachable},
     Door, Endpoint,
     RateClass::{
         Anonymous as PerCaller, Handshake, Login, PlanTier, Public as ByNetwork, Read, Unlimited, Write as Writes,
@@ -24,7 +24,7 @@ use crate::domains::iam::Permission::{
     TrustWrite, UsersRead, UsersWrite,
 };
 use crate::domains::{
-    attestation, audit, billing, devices, embed, flags, iam, integrations, intel, killswitch, metering, signals,
+    attestation, audit, billing, certificates, devices, embed, flags, iam, integrations, intel, killswitch, metering, signals,
 };
 use crate::endpoint;
 
@@ -61,6 +61,19 @@ const fn internal(path: &'static str, endpoint: Endpoint, summary: &'static str)
     }
 }
 
+const fn grpc(
+    path: &'static str,
+    access: super::Access,
+    rate: super::RateClass,
+    body_max: usize,
+    audit: AuditClass,
+    endpoint: Endpoint,
+    summary: &'static str,
+) -> Route {
+    Route { verb: Verb::Grpc, path, door: Door::Grpc, access, rate, body_max, audit, endpoint, summary }
+}
+
+const BY_CERTIFICATE: super::Access = Public("a client certificate that counts is demanded of every connection");
 const PAGE: super::Access = Public("a page for people and tools");
 const PROBE: super::Access = Public("load balancers and people ask without credentials");
 
@@ -171,6 +184,7 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Delete, "/v1/intel/feeds/{feed}",                          User(IntelWrite),                             Writes,     NO_BODY,  Write,     endpoint!(intel::api::remove, Query<intel::api::ScopeQuery> => 204 intel::api::Removed),                          "Remove a threat feed"),
     row(Verb::Get,    "/v1/intel/lookup",                                User(IntelRead),                              Read,       NO_BODY,  Unaudited, endpoint!(intel::api::look_up, Query<intel::api::LookupQuery> => 200 intel::api::LookupResponse),                 "What is known of a package, hash, domain or address"),
     row(Verb::Get,    "/v1/intel/hunts",                                 User(IntelRead),                              Read,       NO_BODY,  Unaudited, endpoint!(intel::api::hunts, Query<intel::api::HuntPage> => 200 intel::api::HuntList),                            "Who had something before it was listed"),
+    row(Verb::Post,   "/v1/devices/{device_id}/certificate",             UserOrDevice(DevicesWrite),                   Writes,     16 * KIB, Write,     endpoint!(certificates::api::issue, Json<certificates::api::CertificateRequest> => 201 certificates::CertificateView), "A client certificate for gRPC; a device renews its own"),
     row(Verb::Get,    "/v1/devices/{device_id}/sideloads",               User(DevicesRead),                            Read,       NO_BODY,  Unaudited, endpoint!(intel::api::sideloads, Nothing => 200 intel::api::SideloadHistory),                                      "Packages from outside the store that a device was seen with"),
     row(Verb::Get,    "/v1/devices/{device_id}/links",                   User(DevicesRead),                            Read,       NO_BODY,  Unaudited, endpoint!(intel::api::links, Nothing => 200 intel::api::DeviceLinks),                                              "Devices that have something telling in common with this one"),
     row(Verb::Get,    "/v1/integration-events",                                          User(IntegrationsRead),                       Read,       NO_BODY,  Unaudited, endpoint!(integrations::api::events, Nothing => 200 integrations::api::IntegrationEventList), "Events that integrations can be told of"),
@@ -215,6 +229,16 @@ pub static ROUTES: &[Route] = &[
     row(Verb::Get,    "/ca",                                             PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(authority::authority, Nothing => 200 docs::Document),                                                       "How a device comes to trust this appliance"),
     row(Verb::Get,    "/ca.pem",                                         PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(authority::certificate, Nothing => 200 docs::Document),                                                         "The certificate authority that issued the certificate"),
     row(Verb::Get,    "/",                                               PAGE,                                         Unlimited,  NO_BODY,  Unaudited, endpoint!(docs::home, Nothing => 200 docs::Document),                                                            "What this is and where to go"),
+    //   method of gRPC                                          who may call                     rate        message   audit      handler
+    grpc("/blockremote.v1.Signals/Heartbeat",                      Device(Acting),                  PlanTier,   64 * KIB, Change,    endpoint!(signals::api::heartbeat, Json<signals::api::HeartbeatRequest> => 200 signals::api::HeartbeatResponse),              "Send readings, hear the trust score"),
+    grpc("/blockremote.v1.Signals/StreamHeartbeats",               Device(Acting),                  Handshake,  64 * KIB, Change,    endpoint!(docs::stream, Nothing => 200 docs::NoBody),                                                                         "Send readings one after another, each acknowledged"),
+    grpc("/blockremote.v1.Signals/GetTrustScore",                  Device(Any),                     Read,       4 * KIB,  Unaudited, endpoint!(signals::api::trust_score, Query<signals::api::DeviceQuery> => 200 signals::api::TrustScoreResponse),                "How far the device is trusted"),
+    grpc("/blockremote.v1.Signals/Commands",                       Device(Reachable),               Handshake,  4 * KIB,  Change,    endpoint!(docs::stream, Nothing => 200 docs::NoBody),                                                                         "The kill switch"),
+    grpc("/blockremote.v1.Signals/Acknowledge",                    Device(Reachable),               Writes,     4 * KIB,  Change,    endpoint!(killswitch::api::acknowledge, Json<killswitch::api::AckRequest> => 200 killswitch::api::AckResponse),                "What became of a command"),
+    grpc("/blockremote.v1.Signals/RenewCertificate",               Device(Any),                     Writes,     16 * KIB, Write,     endpoint!(certificates::api::issue, Json<certificates::api::CertificateRequest> => 201 certificates::CertificateView),         "The device's next client certificate"),
+    grpc("/grpc.health.v1.Health/Check",                           BY_CERTIFICATE,                  ByNetwork,  4 * KIB,  Unaudited, endpoint!(docs::stream, Nothing => 200 docs::NoBody),                                                                         "Whether a service is well"),
+    grpc("/grpc.health.v1.Health/Watch",                           BY_CERTIFICATE,                  ByNetwork,  4 * KIB,  Unaudited, endpoint!(docs::stream, Nothing => 200 docs::NoBody),                                                                         "Whether a service is well, and whenever that changes"),
+    grpc("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", BY_CERTIFICATE,               ByNetwork,  4 * KIB,  Unaudited, endpoint!(docs::stream, Nothing => 200 docs::NoBody),                                                                         "Which services and messages there are"),
     internal("/metrics",                        endpoint!(ops::metrics, Nothing => 200 docs::Document), "Metrics for Prometheus"),
     internal("/internal/.well-known/jwks.json", endpoint!(ops::jwks, Nothing => 200 docs::Document),                          "Keys that tokens and commands are signed with"),
     internal("/health/live",                    endpoint!(ops::live, Nothing => 200 ops::Health),                        "Whether the process runs"),

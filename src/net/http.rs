@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -47,10 +47,27 @@ pub struct Settings {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Shared by all listeners.
     pub connections: Connections,
+    /// What HTTP/2 is bounded by.
+    pub http2: Http2,
 }
 
-const H2_STREAMS_MAX: u32 = 128;
-const H2_HEADER_LIST_BYTES_MAX: u32 = 32 << 10;
+/// Bounds of an HTTP/2 connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Http2 {
+    /// Whether nothing else is spoken; over TLS, whatever the client asks for.
+    pub only: bool,
+    /// Streams that are open at the same time; more are refused by the protocol.
+    pub streams_max: u32,
+    /// All header fields of a request together, uncompressed.
+    pub header_list_bytes_max: u32,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self { only: false, streams_max: 128, header_list_bytes_max: 32 << 10 }
+    }
+}
+
 const H1_BUFFER_BYTES_MAX: usize = 64 << 10;
 const H1_HEADERS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -244,7 +261,7 @@ async fn connection<S: Service>(
     };
     let session = stream.get_ref().1;
     let peer = Peer { address, certificate_sha256: tls::peer_certificate_sha256(session) };
-    if session.alpn_protocol() == Some(b"h2") {
+    if settings.http2.only || session.alpn_protocol() == Some(b"h2") {
         speak_http2(stream, peer, &settings, service, drain).await;
     } else {
         speak_http1(stream, peer, &settings, service, drain).await;
@@ -315,16 +332,15 @@ where
         let (service, busy) = (service.clone(), Busy::new(&seen));
         async move {
             let response = service.call(request, peer).await;
-            drop(busy);
-            Ok::<Response<_>, std::convert::Infallible>(response)
+            Ok::<_, std::convert::Infallible>(response.map(|body| Held { body, _busy: busy }))
         }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(settings.deadlines.header)
         .keep_alive_timeout(settings.deadlines.header)
-        .max_concurrent_streams(H2_STREAMS_MAX)
-        .max_header_list_size(H2_HEADER_LIST_BYTES_MAX)
+        .max_concurrent_streams(settings.http2.streams_max)
+        .max_header_list_size(settings.http2.header_list_bytes_max)
         .max_pending_accept_reset_streams(32)
         .max_local_error_reset_streams(Some(64))
         .serve_connection(TokioIo::new(io), answer);
@@ -369,6 +385,32 @@ impl Activity {
                 tokio::time::sleep(period).await;
             }
         })
+    }
+}
+
+/// A body whose request is in flight until its last byte is sent.
+struct Held<B> {
+    body: B,
+    _busy: Busy,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Held<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

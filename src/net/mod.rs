@@ -15,8 +15,7 @@ pub mod ws;
 use std::future::Future;
 use std::net::SocketAddr;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::{Request, Response};
 
 /// Who is at the other end of a connection.
@@ -31,6 +30,9 @@ pub struct Peer {
 
 /// Answers requests.
 pub trait Service: Clone + Send + Sync + 'static {
+    /// What it answers with: a whole body, or one that comes bit by bit.
+    type Body: Body<Data = Bytes, Error = std::convert::Infallible> + Send + Unpin + 'static;
+
     /// Answers one request of `peer`; never fails: what goes wrong is an answer, too.
-    fn call(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    fn call(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Self::Body>> + Send;
 }

@@ -14,11 +14,12 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConnection, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, RootCertStore, ServerConnection,
+    SignatureScheme,
 };
 use sha2::{Digest, Sha256};
 
-use crate::kernel::{Error, Result};
+use crate::kernel::{Clock, Error, Result};
 
 /// A server certificate that can be swapped.
 #[derive(Debug)]
@@ -151,6 +152,46 @@ pub fn server_config(
     // A phone that comes back skips the key exchange's signature. One ticket is enough for one reconnect.
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(Error::internal)?;
     config.send_tls13_tickets = 1;
+    Ok(config)
+}
+
+/// The judge of certificates' dates: the appliance's clock instead of the machine's.
+#[derive(Debug)]
+struct OurClock(Clock);
+
+impl rustls::time_provider::TimeProvider for OurClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let since = u64::try_from(self.0.now().as_secs()).ok()?;
+        Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(since)))
+    }
+}
+
+/// The configuration of a listener on which every client must show a certificate of the authority `ca_pem`, made for
+/// clients and in its time: the handshake fails without. ALPN h2 only. No session is resumed, so each connection proves
+/// its key anew. Whether a certificate was revoked is asked at each request, of whoever knows.
+pub fn mutual_config(
+    certificate: Arc<Certificate>,
+    ca_pem: &str,
+    tls12: bool,
+    clock: Clock,
+) -> Result<rustls::ServerConfig> {
+    let versions: &[&rustls::SupportedProtocolVersion] =
+        if tls12 { &[&rustls::version::TLS13, &rustls::version::TLS12] } else { &[&rustls::version::TLS13] };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        roots.add(authority.map_err(Error::internal)?).map_err(Error::internal)?;
+    }
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+    let mut config = rustls::ServerConfig::builder_with_details(provider, Arc::new(OurClock(clock)))
+        .with_protocol_versions(versions)
+        .map_err(Error::internal)?
+        .with_client_cert_verifier(verifier.map_err(Error::internal)?)
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(config)
 }
 

@@ -68,6 +68,8 @@ tables! {
     DEVICES = "devices", Key;
     /// tenant, device id, 0 -> what stays of a removed device, so that its return is no new beginning.
     DEVICE_TOMBSTONES = "device_tombstones", Key;
+    /// tenant, device id, 0, serial number, 0 -> client certificate of a device.
+    CLIENT_CERTIFICATES = "client_certificates", Key;
     /// tenant, device id, 0, SHA-256 of the nonce -> nonce, and what it led to.
     ATTESTATION_NONCES = "attestation_nonces", Key;
     /// tenant, device id, 0 -> how the device's attestation stands.

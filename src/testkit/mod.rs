@@ -128,6 +128,7 @@ impl Server {
         config.paths.data = folder.path().join("data/blockremote.redb");
         config.paths.certs = folder.path().join("certs");
         config.http.listen = "127.0.0.1:0".parse()?;
+        config.grpc.listen = "127.0.0.1:0".parse()?;
         config.internal.listen = "127.0.0.1:0".parse()?;
         // A checkpoint that nobody asked for is an entry that no test expects.
         config.audit.checkpoint_every = Duration::from_secs(86_400);

@@ -23,6 +23,7 @@ mod enrollment_tokens;
 mod entitlements;
 mod flags;
 mod fuzz;
+mod grpc;
 mod hardware;
 mod heartbeat;
 mod identity;

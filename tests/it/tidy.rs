@@ -19,6 +19,7 @@ const DOMAINS: &[&str] = &[
     "attestation",
     "intel",
     "signals",
+    "certificates",
     "iam",
     "embed",
 ];

@@ -75,6 +75,7 @@ pub fn expected_entry(verb: Verb, path: &str) -> Option<&'static str> {
         "/v1/instance-tokens/{key_id}" => "instance_token_revoked",
         "/v1/devices/{device_id}/attestation" | "/v1/billing/status" => "attestation_accepted",
         "/v1/devices/{device_id}/attestation/request" => "attestation_requested",
+        "/v1/devices/{device_id}/certificate" => "certificate_issued",
         "/v1/devices/{device_id}/commands" => "command_requested",
         "/v1/devices/{device_id}/unblock" => "device_unblocked",
         "/v1/devices/{device_id}" if verb == Verb::Patch => "device_updated",
@@ -287,6 +288,10 @@ impl World {
                 let caller = self.fresh_device().await?;
                 let token = (who == Who::Device).then_some(caller.access_token);
                 Call { token, ..Call::of(route.path, keys_without_a_chip(&caller.id, &self.tpm_maker)?) }
+            }
+            (Verb::Post, "/v1/devices/{device_id}/certificate") => {
+                let csr = crate::grpc::csr(&self.key.to_pkcs8_pem()?)?;
+                Call::of(&format!("/v1/devices/{device}/certificate"), json!({ "csr": csr }))
             }
             (Verb::Get, "/v1/devices/{device_id}") => Call::get(&format!("/v1/devices/{device}")),
             (Verb::Patch, "/v1/devices/{device_id}") => {

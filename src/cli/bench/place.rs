@@ -33,6 +33,7 @@ fn config_in(folder: &Folder, mut config: Config) -> Result<Config, Failure> {
     config.paths.certs = folder.path().join("certs");
     let anywhere = "127.0.0.1:0".parse().map_err(|e| Failure::Failed(format!("{e}")))?;
     config.http.listen = anywhere;
+    config.grpc.listen = anywhere;
     config.internal.listen = anywhere;
     config.devices.max = 1_000_000;
     config.limits.enroll_per_minute = 1_000_000;

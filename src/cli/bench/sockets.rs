@@ -42,7 +42,8 @@ pub(super) fn run(args: &BenchArgs) -> Outcome {
     let made: serde_json::Value = serde_json::from_slice(&made.stdout).map_err(Error::internal)?;
     let mut serve = Command::new(&program);
     place(&mut serve);
-    serve.args(["serve", "--listen", "127.0.0.1:0", "--internal-listen", "127.0.0.1:0"]);
+    let anywhere = "127.0.0.1:0";
+    serve.args(["serve", "--listen", anywhere, "--grpc-listen", anywhere, "--internal-listen", anywhere]);
     for (name, value) in [("HTTP__CONNECTIONS_PER_ADDRESS", "100000"), ("HTTP__MAX_CONNECTIONS", "100000")] {
         serve.env(format!("BLOCKREMOTE_{name}"), value);
     }

@@ -110,6 +110,10 @@ pub enum Action {
     DeviceBlocked,
     /// A device was released.
     DeviceUnblocked,
+    /// A client certificate was issued for a device.
+    CertificateIssued,
+    /// A client certificate was taken back, or superseded.
+    CertificateRevoked,
     /// A device's proof of its hardware holds.
     AttestationAccepted,
     /// It does not.

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Action, CommandView, NewCommand};
+use super::{Ack, AckStatus, Action, CommandView, NewCommand, Status};
 use crate::gate::{Context, Json, Nothing, Params, Query, Reply, Validate, Values};
 use crate::kernel::error::FieldError;
-use crate::kernel::ids::DeviceId;
+use crate::kernel::ids::{CommandId, DeviceId};
 use crate::kernel::{Refusal, Result, Timestamp};
 use crate::list_of;
 
@@ -169,4 +169,40 @@ pub async fn turn(ctx: Context, Json(request): Json<SwitchRequest>) -> Result<Re
     let (tenant, by, origin) = (ctx.tenant()?, ctx.actor()?, ctx.origin().clone());
     let view = ctx.services().killswitch.turn(tenant, request.engaged, request.reason, by, origin).await?;
     Ok(Reply::new(view.into()))
+}
+
+/// A device's word on a command.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AckRequest {
+    #[schema(value_type = String)]
+    command_id: CommandId,
+    status: AckStatus,
+    #[serde(default)]
+    #[schema(max_length = 500)]
+    detail: Option<String>,
+}
+
+impl Validate for AckRequest {
+    fn validate(&self, wrong: &mut Vec<FieldError>) {
+        if self.detail.as_ref().is_some_and(|d| d.chars().count() > 500) {
+            let detail = "must have at most 500 characters".to_owned();
+            wrong.push(FieldError { pointer: "/detail".to_owned(), detail });
+        }
+    }
+}
+
+/// How the command stands now.
+#[derive(Serialize, ToSchema)]
+pub struct AckResponse {
+    /// Where it is on its way.
+    pub status: Status,
+}
+
+/// `Acknowledge` of gRPC; on the socket it is a message.
+pub async fn acknowledge(ctx: Context, Json(request): Json<AckRequest>) -> Result<Reply<AckResponse>> {
+    let ack = Ack { command_id: request.command_id, status: request.status, detail: request.detail };
+    let entry = &ctx.device()?.entry;
+    let status = ctx.services().killswitch.acknowledge(entry, ack, ctx.origin().clone()).await?;
+    Ok(Reply::new(AckResponse { status }))
 }

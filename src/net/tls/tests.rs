@@ -30,6 +30,8 @@ const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
 struct Echo;
 
 impl Service for Echo {
+    type Body = Full<Bytes>;
+
     async fn call(&self, _request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
         Response::new(Full::from(shown(peer.certificate_sha256)))
     }
@@ -107,6 +109,7 @@ impl Server {
             deadlines: Deadlines { handshake: second, header: second, idle: second },
             tls: Some(Arc::new(tls)),
             connections: Connections::new(100, 100),
+            http2: Default::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -45,7 +45,9 @@ impl Place {
                 command.env_remove(name);
             }
         }
-        command.env("BLOCKREMOTE_HTTP__LISTEN", "127.0.0.1:0").env("BLOCKREMOTE_INTERNAL__LISTEN", "127.0.0.1:0");
+        for listener in ["HTTP", "GRPC", "INTERNAL"] {
+            command.env(format!("BLOCKREMOTE_{listener}__LISTEN"), "127.0.0.1:0");
+        }
         command
     }
 
