@@ -49,6 +49,7 @@ use crate::kernel::{Clock, Error, Random, Result, Timestamp, limits};
 use crate::net::http::{Deadlines, Drain, Http2, Lanes, Settings};
 use crate::net::limits::Connections;
 use crate::net::{http, tls};
+use crate::observe::metrics::ConnectionFigures;
 use crate::observe::strain::{Machine, ThisMachine};
 use crate::observe::{Metrics, Strain};
 use crate::store::{Options, Store, WriterParts};
@@ -439,6 +440,7 @@ impl App {
         };
         let backups = Arc::new(backup::schedule::Keeper::new(config, parts)?);
         let strain = Arc::new(Strain::default());
+        let watched = Arc::clone(&metrics);
         let gate = Gate::new(
             Arc::clone(&services),
             settings::gate(config, authority),
@@ -450,6 +452,12 @@ impl App {
         );
         let gate = Arc::new(gate.map_err(Error::Internal)?);
         let connections = Connections::new(config.http.max_connections, config.http.connections_per_address);
+        let (counted, max) = (connections.clone(), config.http.max_connections as u64);
+        watched.connections_by(Box::new(move || ConnectionFigures {
+            open: counted.open() as u64,
+            max,
+            refused: counted.refused() as u64,
+        }));
         let deadlines = Deadlines {
             handshake: config.http.header_timeout,
             header: config.http.header_timeout,

@@ -1,6 +1,6 @@
 //! Counters, gauges and histograms, and their two text formats.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +9,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+use super::process::Process;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -19,16 +22,26 @@ struct RequestLabels {
 }
 
 /// What is read at the moment of a scrape.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Gauges {
     /// Changes and heartbeats that wait for the writer.
     pub write_queue: u64,
+    /// The most that may wait.
+    pub write_queue_max: u64,
+    /// Changes and heartbeats that were refused because too many waited, since the start.
+    pub write_refused: u64,
+    /// Syncs of the data file since the start.
+    pub syncs: u64,
+    /// Seconds that they took.
+    pub sync_seconds: f64,
     /// Enrolled devices.
     pub devices: u64,
     /// Sessions in memory.
     pub sessions: u64,
-    /// Open kill-switch sockets.
+    /// Devices that listen for commands, by WebSocket or gRPC.
     pub sockets: u64,
+    /// Client certificates that count.
+    pub certificates: u64,
     /// Size of the data file.
     pub store_bytes: u64,
     /// Whether the disk has failed.
@@ -43,6 +56,8 @@ pub struct Gauges {
     pub integration_backlog: u64,
     /// How long ago the oldest of them happened.
     pub integration_oldest_s: u64,
+    /// How this process stands.
+    pub process: Process,
 }
 
 /// What is known of backups, in Unix seconds and bytes; 0 for what never was.
@@ -66,6 +81,52 @@ pub struct BackupFigures {
     pub live_bytes: u64,
 }
 
+/// Open connections, the most there may be, and those that were closed at once since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConnectionFigures {
+    /// Open now.
+    pub open: u64,
+    /// The most there may be.
+    pub max: u64,
+    /// Closed at once.
+    pub refused: u64,
+}
+
+type ConnectionSource = Box<dyn Fn() -> ConnectionFigures + Send + Sync>;
+
+/// What a scrape samples: name without `_total`, meaning, and whether it only rises.
+const SAMPLED: [(&str, &str, bool); 24] = [
+    ("blockremote_store_queue_writes", "Changes and heartbeats that wait for the writer", false),
+    ("blockremote_store_queue_writes_max", "Changes and heartbeats that may wait for the writer", false),
+    ("blockremote_store_refused_writes", "Changes and heartbeats refused because too many waited", true),
+    ("blockremote_store_syncs", "Syncs of the data file", true),
+    ("blockremote_devices", "Enrolled devices", false),
+    ("blockremote_sessions", "Sessions in memory", false),
+    ("blockremote_ws_sockets", "Devices that listen for commands, by WebSocket or gRPC", false),
+    ("blockremote_client_certificates", "Client certificates of devices that count", false),
+    ("blockremote_store_size_bytes", "Size of the data file", false),
+    ("blockremote_store_failed", "1 when the disk has failed and nothing more is written", false),
+    ("blockremote_anonymous_tokens", "Anonymous callers that are counted", false),
+    ("blockremote_anonymous_networks", "Networks of anonymous callers that are counted", false),
+    ("blockremote_anonymous_evictions", "Counters of anonymous callers pushed out by newer ones", true),
+    ("blockremote_integration_backlog_events", "Events that wait for an integration", false),
+    ("blockremote_integration_oldest_seconds", "How long ago the oldest event that waits happened", false),
+    ("blockremote_connections", "Open connections, all listeners together", false),
+    ("blockremote_connections_max", "Connections that may be open", false),
+    ("blockremote_refused_connections", "Connections closed at once because there were too many", true),
+    ("process_resident_memory_bytes", "Memory of this process that is in RAM", false),
+    ("process_virtual_memory_bytes", "Address space of this process", false),
+    ("process_open_fds", "Open files and sockets", false),
+    ("process_max_fds", "Files and sockets that may be open", false),
+    ("process_threads", "Threads of this process", false),
+    ("blockremote_ready", "1 while the appliance can do its work", false),
+];
+
+enum Sampled {
+    Level(Gauge<u64, AtomicU64>),
+    Rising(Counter),
+}
+
 /// One route's name and method, in the order of the route table.
 pub type RouteLabel = (&'static str, &'static str);
 
@@ -75,9 +136,10 @@ const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 pub struct Metrics {
     registry: Registry,
     /// By row of the route table (the last: no row) and status class: made at its first use, then touched without a lookup.
-    requests: Vec<[OnceLock<Histogram>; CLASSES.len()]>,
+    requests: Vec<[OnceLock<(Histogram, Counter)>; CLASSES.len()]>,
     labels: Vec<RouteLabel>,
     family: Family<RequestLabels, Histogram, fn() -> Histogram>,
+    alias: Family<AliasLabels, Counter>,
     scoring: Histogram,
     commit: Histogram,
     commit_jobs: Histogram,
@@ -85,15 +147,24 @@ pub struct Metrics {
     refreshes: Family<RefreshLabels, Counter>,
     shadows: Family<ShadowLabels, Counter>,
     deliveries: Family<DeliveryLabels, Counter>,
-    gauges: [Gauge<u64, AtomicU64>; 11],
     backup: (Mutex<BackupFigures>, [Gauge<u64, AtomicU64>; 7]),
     degraded: Family<PartLabels, Gauge<u64, AtomicU64>>,
     shed: Counter,
+    sampled: Vec<Sampled>,
+    sync_seconds: Counter<f64, AtomicU64>,
+    cpu_seconds: Counter<f64, AtomicU64>,
+    connections: OnceLock<ConnectionSource>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PartLabels {
     part: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AliasLabels {
+    endpoint: &'static str,
+    method: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -175,26 +246,6 @@ impl Metrics {
             "Attempts to tell integrations of events, by kind and by what came of it",
             deliveries.clone(),
         );
-        let gauges: [Gauge<u64, AtomicU64>; 11] = Default::default();
-        let names = [
-            ("blockremote_store_queue_writes", "Changes and heartbeats that wait for the writer"),
-            ("blockremote_devices", "Enrolled devices"),
-            ("blockremote_sessions", "Sessions in memory"),
-            ("blockremote_ws_sockets", "Open kill-switch sockets"),
-            ("blockremote_store_size_bytes", "Size of the data file"),
-            ("blockremote_store_failed", "1 when the disk has failed and nothing more is written"),
-            ("blockremote_anonymous_tokens", "Anonymous callers that are counted"),
-            ("blockremote_anonymous_networks", "Networks of anonymous callers that are counted"),
-            (
-                "blockremote_anonymous_evictions",
-                "Counters of anonymous callers pushed out by newer ones since the start",
-            ),
-            ("blockremote_integration_backlog_events", "Events that wait for an integration"),
-            ("blockremote_integration_oldest_seconds", "How long ago the oldest event that waits happened"),
-        ];
-        for ((name, help), gauge) in names.into_iter().zip(&gauges) {
-            registry.register(name, help, gauge.clone());
-        }
         let backup: [Gauge<u64, AtomicU64>; 7] = Default::default();
         let names = [
             ("blockremote_backup_last_timestamp_seconds", "When the last backup was made"),
@@ -217,12 +268,35 @@ impl Metrics {
         );
         let shed = Counter::default();
         registry.register("blockremote_requests_shed", "Requests refused for want of memory or disk", shed.clone());
+        let mut sampled = Vec::new();
+        for (name, help, rising) in SAMPLED {
+            sampled.push(if rising {
+                let counter = Counter::default();
+                registry.register(name, help, counter.clone());
+                Sampled::Rising(counter)
+            } else {
+                let gauge = Gauge::default();
+                registry.register(name, help, gauge.clone());
+                Sampled::Level(gauge)
+            });
+        }
+        let (sync_seconds, cpu_seconds) = (Counter::default(), Counter::default());
+        let help = "Time that syncs of the data file took";
+        registry.register_with_unit("blockremote_store_sync", help, Unit::Seconds, sync_seconds.clone());
+        let help = "Processor time of this process, user and system";
+        registry.register_with_unit("process_cpu", help, Unit::Seconds, cpu_seconds.clone());
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("blockremote_build", "The program", build);
+        // The name that the predecessor of this appliance counted its requests under.
+        let alias = Family::<AliasLabels, Counter>::default();
+        registry.register("api_requests", "Requests by endpoint and method; for older dashboards", alias.clone());
         Self {
             backup,
             registry,
             requests,
             labels,
             family,
+            alias,
             scoring,
             commit,
             commit_jobs,
@@ -230,10 +304,18 @@ impl Metrics {
             refreshes,
             shadows,
             deliveries,
-            gauges,
             degraded,
             shed,
+            sampled,
+            sync_seconds,
+            cpu_seconds,
+            connections: OnceLock::new(),
         }
+    }
+
+    /// Where the figures of connections come from; the first word counts.
+    pub fn connections_by(&self, source: ConnectionSource) {
+        let _ = self.connections.set(source);
     }
 
     /// A request was answered; `row` is its place in the route table.
@@ -248,7 +330,12 @@ impl Metrics {
             return;
         };
         let labels = RequestLabels { http_request_method, http_route, http_response_status_class };
-        series.get_or_init(|| self.family.get_or_create(&labels).clone()).observe(took.as_secs_f64());
+        let (durations, count) = series.get_or_init(|| {
+            let alias = AliasLabels { endpoint: http_route, method: http_request_method };
+            (self.family.get_or_create(&labels).clone(), self.alias.get_or_create(&alias).clone())
+        });
+        durations.observe(took.as_secs_f64());
+        count.inc();
     }
 
     /// A heartbeat was scored.
@@ -296,11 +383,16 @@ impl Metrics {
 
     /// Takes over what is read at the moment of a scrape.
     pub fn set_gauges(&self, now: &Gauges) {
-        let values = [
+        let connections = self.connections.get().map(|source| source()).unwrap_or_default();
+        let values: [u64; SAMPLED.len()] = [
             now.write_queue,
+            now.write_queue_max,
+            now.write_refused,
+            now.syncs,
             now.devices,
             now.sessions,
             now.sockets,
+            now.certificates,
             now.store_bytes,
             u64::from(now.store_failed),
             now.anonymous_tokens,
@@ -308,10 +400,24 @@ impl Metrics {
             now.anonymous_evictions,
             now.integration_backlog,
             now.integration_oldest_s,
+            connections.open,
+            connections.max,
+            connections.refused,
+            now.process.resident_bytes,
+            now.process.virtual_bytes,
+            now.process.open_fds,
+            now.process.max_fds,
+            now.process.threads,
+            u64::from(!now.store_failed),
         ];
-        for (gauge, value) in self.gauges.iter().zip(values) {
-            gauge.set(value);
+        for (sampled, value) in self.sampled.iter().zip(values) {
+            match sampled {
+                Sampled::Level(gauge) => drop(gauge.set(value)),
+                Sampled::Rising(counter) => counter.inner().store(value, Ordering::Relaxed),
+            }
         }
+        self.sync_seconds.inner().store(now.sync_seconds.to_bits(), Ordering::Relaxed);
+        self.cpu_seconds.inner().store(now.process.cpu_seconds.to_bits(), Ordering::Relaxed);
     }
 
     /// What is known of backups now.
@@ -351,10 +457,13 @@ impl Metrics {
     }
 }
 
-/// From OpenMetrics to the older text format: no `# EOF`, no `# UNIT`, counters described under their `_total` name.
+/// From OpenMetrics to the older text format: no `# EOF`, no `# UNIT`, counters described under their `_total` name, and
+/// information as a gauge.
 fn classic(open: &str) -> String {
-    let counters: Vec<&str> =
-        open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let of_type = |kind: &str| -> Vec<&str> {
+        open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(kind)).collect()
+    };
+    let (counters, infos) = (of_type(" counter"), of_type(" info"));
     let mut out = String::with_capacity(open.len());
     for line in open.lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT ")) {
         let described = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
@@ -362,6 +471,11 @@ fn classic(open: &str) -> String {
             Some((name, rest)) if counters.contains(&name) => {
                 let keyword = line.get(..7).unwrap_or_default();
                 out.push_str(&format!("{keyword}{name}_total {rest}"));
+            }
+            Some((name, rest)) if infos.contains(&name) => {
+                let keyword = line.get(..7).unwrap_or_default();
+                let rest = if keyword == "# TYPE " { "gauge" } else { rest };
+                out.push_str(&format!("{keyword}{name}_info {rest}"));
             }
             _ => out.push_str(line),
         }

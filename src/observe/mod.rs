@@ -2,6 +2,7 @@
 
 pub mod logs;
 pub mod metrics;
+pub mod process;
 pub mod strain;
 
 pub use metrics::{BackupFigures, Gauges, Metrics};

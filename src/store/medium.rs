@@ -11,10 +11,14 @@ use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
+
+use super::writer::WriterState;
+use crate::kernel::clock::Stopwatch;
 
 /// Zeros are written for at most this much of one growth: a large file grows by gigabytes, and nobody should wait for
 /// that. The rest stays a hole.
@@ -24,11 +28,13 @@ const CHUNK: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Medium {
     file: FileBackend,
+    state: Arc<WriterState>,
 }
 
 impl Medium {
-    pub fn new(file: File) -> Result<Self, redb::DatabaseError> {
-        Ok(Self { file: FileBackend::new(file)? })
+    /// `state` hears how many syncs there were and how long they took.
+    pub fn new(file: File, state: Arc<WriterState>) -> Result<Self, redb::DatabaseError> {
+        Ok(Self { file: FileBackend::new(file)?, state })
     }
 }
 
@@ -56,7 +62,12 @@ impl StorageBackend for Medium {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
+        let watch = Stopwatch::start();
+        let synced = self.file.sync_data();
+        let nanos = u64::try_from(watch.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.state.syncs.fetch_add(1, Ordering::Relaxed);
+        self.state.sync_nanos.fetch_add(nanos, Ordering::Relaxed);
+        synced
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -127,11 +127,12 @@ impl Store {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
             other => failed(other.to_string()),
         };
-        let medium = medium::Medium::new(file).map_err(refused)?;
+        let state = Arc::<WriterState>::default();
+        let medium = medium::Medium::new(file, Arc::clone(&state)).map_err(refused)?;
         let db =
             Database::builder().set_cache_size(options.cache_bytes).create_with_backend(medium).map_err(refused)?;
         migrate::run(&db, path)?;
-        Ok(Self::over(path, db, options))
+        Ok(Self::over(path, db, options, state))
     }
 
     /// Opens a file to look at it: nothing of it is changed, and nothing can be written. It may be a backup on a medium
@@ -142,15 +143,15 @@ impl Store {
     pub fn look(path: &Path) -> Result<Self, OpenError> {
         let db = glass(path)?;
         migrate::run(&db, path)?;
-        Ok(Self::over(path, db, Options::default()))
+        Ok(Self::over(path, db, Options::default(), Arc::default()))
     }
 
-    fn over(path: &Path, db: Database, options: Options) -> Self {
+    fn over(path: &Path, db: Database, options: Options, state: Arc<WriterState>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 path: path.to_owned(),
                 db: Arc::new(db),
-                state: Arc::default(),
+                state,
                 queue: OnceLock::new(),
                 thread: Mutex::new(None),
                 options,
@@ -216,6 +217,7 @@ impl Store {
             self.inner.state.queued.fetch_sub(1, Ordering::Relaxed);
             match e {
                 TrySendError::Full(_) => {
+                    self.inner.state.refused.fetch_add(1, Ordering::Relaxed);
                     let detail = "Too much waits to be written. Try again in a moment.";
                     Refusal::new(Kind::Unavailable, "overloaded", detail).retry_after_s(1).into()
                 }

@@ -68,6 +68,12 @@ pub struct WriterState {
     pub jobs: AtomicU64,
     /// Rung after a commit that left something in the outbox; one ring is kept for who comes later.
     pub outbox: tokio::sync::Notify,
+    /// Jobs that were refused because too many waited.
+    pub refused: AtomicU64,
+    /// Syncs of the file so far.
+    pub syncs: AtomicU64,
+    /// Nanoseconds that they took.
+    pub sync_nanos: AtomicU64,
 }
 
 /// Hears how long each commit took, for the metrics.

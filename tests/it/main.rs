@@ -35,6 +35,7 @@ mod intel_sources;
 mod killswitch;
 mod matrix;
 mod openapi;
+mod monitoring;
 mod operator;
 mod passkeys;
 mod passwords;
