@@ -173,6 +173,11 @@ pub enum Ask {
         /// Stands in the audit log.
         reason: String,
     },
+    /// Change what is logged.
+    LogLevel {
+        /// `error` to `trace`.
+        level: String,
+    },
     /// Show the people.
     ListUsers {
         /// Id or name; all tenants when absent.
@@ -340,6 +345,15 @@ impl Operator {
             Ask::Trials => in_json(&self.services.billing.trials()),
             Ask::Intel(ask) => feeds::answer(self, ask).await,
             Ask::Audit(ask) => export::answer(self, ask).await,
+            Ask::LogLevel { level } => {
+                let unknown = |_| Refusal::new(Kind::Invalid, "unknown_level", format!("{level:?} is no level."));
+                let filter = level.parse().map_err(unknown)?;
+                if !crate::observe::logs::set_level(filter) {
+                    return Err(Error::internal("there is no log whose level could be changed"));
+                }
+                tracing::warn!(level, "the operator changed what is logged");
+                Ok(json!({ "level": level }))
+            }
             ask @ (Ask::IssueCertificate { .. } | Ask::ListCertificates { .. } | Ask::RevokeCertificate { .. }) => {
                 self.answer_about_certificates(ask).await
             }

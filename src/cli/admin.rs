@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::args::{EnrollArgs, ListArgs, RevokeArgs, exit};
+use super::args::{EnrollArgs, ListArgs, LogLevelArgs, RevokeArgs, exit};
 use super::output::Style;
 use super::{Failure, Outcome, output};
 use crate::app::control::{self, Ask, Operator};
@@ -103,6 +103,20 @@ pub(super) fn revoke_token(config: &Config, args: &RevokeArgs) -> Outcome {
         output::to_stdout(&format!("Token {id} enrolls no further device. Those that it enrolled stay enrolled.\n"))?;
     } else {
         output::to_stdout(&format!("Token {id} was revoked before; nothing was changed.\n"))?;
+    }
+    Ok(exit::DONE)
+}
+
+pub(super) fn log_level(config: &Config, args: &LogLevelArgs) -> Outcome {
+    // Nothing is opened for it: a stopped appliance logs nothing.
+    let asked = control::ask(&Place::of(config).control_socket(), &Ask::LogLevel { level: args.level.clone() })?;
+    let Some(answer) = asked else {
+        return Err(Failure::Failed("The appliance is not running: set log.level, then start it.".to_owned()));
+    };
+    if args.json {
+        output::to_stdout(&output::json(&answer))?;
+    } else {
+        output::to_stdout(&format!("Logs {} and graver from now on, until the appliance is restarted.\n", args.level))?;
     }
     Ok(exit::DONE)
 }

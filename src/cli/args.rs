@@ -6,10 +6,6 @@
 use std::path::PathBuf;
 
 use super::bench::args::BenchCommand;
-mod cert;
-
-pub use cert::{CertCommand, CertIssueArgs, CertListArgs, CertRevokeArgs};
-
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 use crate::agent::motion::AttackKind;
@@ -18,8 +14,11 @@ use crate::config;
 
 pub mod attest;
 pub mod audit;
+mod cert;
 pub mod feeds;
 pub mod intel;
+
+pub use cert::{CertCommand, CertIssueArgs, CertListArgs, CertRevokeArgs, LogLevelArgs};
 
 use attest::AttestCommand;
 use audit::AuditCommand;
@@ -357,6 +356,9 @@ pub enum AdminCommand {
     /// Client certificates of devices, for gRPC
     #[command(subcommand, after_help = "Example:\n  blockremote admin cert issue --device BR-1 --tenant default")]
     Cert(CertCommand),
+    /// Change what the running appliance logs, until it is restarted
+    #[command(after_help = "Example:\n  blockremote admin log-level debug")]
+    LogLevel(LogLevelArgs),
     /// Plans
     #[command(subcommand, after_help = "Example:\n  blockremote admin plans show")]
     Plans(PlansCommand),

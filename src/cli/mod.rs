@@ -134,6 +134,7 @@ fn dispatch(cli: &Cli) -> Outcome {
                 Command::Admin(AdminCommand::Plans(command)) => admin_billing::plans(&loaded.config, command),
                 Command::Admin(AdminCommand::Licence(args)) => admin_billing::licence(&loaded.config, args),
                 Command::Admin(AdminCommand::Cert(command)) => admin_cert::run(&loaded.config, command),
+                Command::Admin(AdminCommand::LogLevel(args)) => admin::log_level(&loaded.config, args),
                 Command::Admin(AdminCommand::User(command)) => admin_user::run(&loaded.config, command),
                 Command::Intel(command) => intel::run(&loaded.config, command.clone()),
                 Command::Agent(_)

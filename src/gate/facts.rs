@@ -24,6 +24,13 @@ pub(super) struct Facts {
     pub trace: Option<HeaderValue>,
 }
 
+impl Facts {
+    /// The trace that the client began, as it stands in `traceparent`.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.trace.as_ref()?.to_str().ok()?.split('-').nth(1)
+    }
+}
+
 /// The host and port that the client means: of the target in HTTP/2, of the header in HTTP/1.1.
 pub(super) fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     uri.authority().map(|a| a.as_str()).or_else(|| headers.get(hyper::header::HOST)?.to_str().ok())

@@ -87,6 +87,39 @@ pub(super) struct Extras {
     no_store: bool,
     dpop_nonce: Option<String>,
     anonymous_token: Option<String>,
+    /// Who called, for the log.
+    caller: Option<Caller>,
+}
+
+impl Extras {
+    /// One line for a request that was served or refused.
+    pub(super) fn note(&self, request_id: &str, route: &str, status: u16, facts: &Facts, took: Duration) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let shown = tracing::field::display::<String>;
+        let caller = self.caller.as_ref();
+        let (user, device, jti) = match caller {
+            Some(Caller::User(u)) => (Some(u.id().to_string()), None, Some(u.jti.to_string())),
+            Some(Caller::Device(d)) => (None, Some(d.entry.id.to_string()), Some(d.jti.to_string())),
+            Some(Caller::Machine(m)) => (None, None, Some(m.key.id.to_string())),
+            _ => (None, None, None),
+        };
+        tracing::debug!(
+            request_id,
+            trace_id = facts.trace_id(),
+            route,
+            status,
+            tenant = caller.and_then(Caller::tenant).map(|t| shown(t.id.to_string())),
+            user = user.map(shown),
+            device = device.map(shown),
+            jti = jti.map(shown),
+            ip = %facts.ip,
+            certificate = facts.certificate.is_some(),
+            took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            "request"
+        );
+    }
 }
 
 impl Gate {
@@ -199,8 +232,7 @@ impl Gate {
         if status >= 500 {
             tracing::warn!(request_id, route, status, ip = %facts.ip, "a request could not be served");
         } else {
-            let certificate = facts.certificate.is_some();
-            tracing::debug!(request_id, route, status, ip = %facts.ip, certificate, took_us = took.as_micros(), "request");
+            extras.note(request_id, route, status, &facts, took);
         }
         response
     }
@@ -252,6 +284,7 @@ impl Gate {
                 caller
             }
         };
+        extras.caller = Some(caller.clone());
         authorize(route.access, &caller, self.clock.now())?;
         if let Some(tenant) = caller.tenant() {
             tenant.count_request();

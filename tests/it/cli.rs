@@ -54,7 +54,7 @@ fn init_says_everything_once_and_a_second_one_changes_nothing() {
 async fn the_first_start_leaves_its_secrets_in_a_file_and_the_second_has_none() {
     let place = Place::new();
     let first = place.serve();
-    assert_eq!(first.ready["grpc"], Value::Null);
+    assert!(first.ready["grpc"].as_str().is_some_and(|a| a.starts_with("127.0.0.1:")), "{}", first.ready);
     assert!(text(&first.ready, "internal").starts_with("127.0.0.1:"));
     let secrets = place.path("certs/first-start-secrets.txt");
     assert_eq!(mode(&secrets), 0o600);
@@ -136,6 +136,11 @@ fn every_command_explains_itself_and_wrong_usage_ends_with_two() {
         "admin token enroll",
         "admin token list",
         "admin token revoke",
+        "admin cert",
+        "admin cert issue",
+        "admin cert list",
+        "admin cert revoke",
+        "admin log-level",
         "admin user",
         "admin user add",
         "admin user passwd",

@@ -1,8 +1,19 @@
-//! The arguments of `admin cert`.
+//! The arguments of `admin cert` and `admin log-level`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, value_parser};
+
+/// `admin log-level`.
+#[derive(Args, Clone, Debug)]
+pub struct LogLevelArgs {
+    /// The least important messages that are logged from now on
+    #[arg(value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub level: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// `admin cert`.
 #[derive(Subcommand, Clone, Debug)]

@@ -142,7 +142,7 @@ impl Gate {
                 response
             }
             Err(ended) => {
-                self.count_call(row, &facts, &ended, watch);
+                self.count_call(row, &facts, &ended, &extras, watch);
                 answer_only(metadata, &ended, &facts.origin.request_id)
             }
         }
@@ -189,13 +189,13 @@ impl Gate {
             Method::Unary(kind) => {
                 let work = self.unary(kind, reading, head, route, facts, &caller, extras);
                 let message = tokio::time::timeout(deadline, work).await.map_err(|_| status::too_late())??;
-                self.count_call(Some(row), facts, &Ended::well(), watch);
+                self.count_call(Some(row), facts, &Ended::well(), extras, watch);
                 Ok(GrpcBody::one(&message, compressed))
             }
             Method::HealthCheck => {
                 let work = tools::health_check(self, reading);
                 let message = tokio::time::timeout(deadline, work).await.map_err(|_| status::too_late())??;
-                self.count_call(Some(row), facts, &Ended::well(), watch);
+                self.count_call(Some(row), facts, &Ended::well(), extras, watch);
                 Ok(GrpcBody::one(&message, compressed))
             }
             Method::Heartbeats => {
@@ -271,7 +271,7 @@ impl Gate {
     }
 
     /// Metrics and the log of a call without a stream.
-    fn count_call(&self, row: Option<usize>, facts: &Facts, ended: &Ended, watch: Stopwatch) {
+    fn count_call(&self, row: Option<usize>, facts: &Facts, ended: &Ended, extras: &Extras, watch: Stopwatch) {
         let took = watch.elapsed();
         self.metrics.request(row, ended.http_status, took);
         let request_id = &*facts.origin.request_id;
@@ -280,7 +280,7 @@ impl Gate {
         if status >= 500 {
             tracing::warn!(request_id, route, status, code, ip = %facts.ip, "a call of gRPC could not be served");
         } else {
-            tracing::debug!(request_id, route, status, code, ip = %facts.ip, took_us = took.as_micros(), "call of gRPC");
+            extras.note(request_id, route, status, facts, took);
         }
     }
 }

@@ -86,6 +86,7 @@ fn finish(call: &Call, progress: Progress, ended: &Ended) {
     call.gate.metrics.request(Some(call.row), ended.http_status, took);
     tracing::info!(
         request_id = &*call.origin.request_id,
+        trace_id = call.trace.as_ref().and_then(|t| t.to_str().ok()?.split('-').nth(1)),
         route = call.route.path,
         tenant = %call.certificate.tenant,
         device = %call.certificate.device,
