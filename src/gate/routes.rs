@@ -24,7 +24,8 @@ use crate::domains::iam::Permission::{
     TrustWrite, UsersRead, UsersWrite,
 };
 use crate::domains::{
-    attestation, audit, billing, certificates, devices, embed, flags, iam, integrations, intel, killswitch, metering, signals,
+    attestation, audit, billing, certificates, devices, embed, flags, iam, integrations, intel, killswitch, metering,
+    signals,
 };
 use crate::endpoint;
 
