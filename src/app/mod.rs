@@ -11,6 +11,7 @@ mod doors;
 pub mod export;
 pub mod feeds;
 pub mod place;
+mod running;
 pub mod sandbox;
 mod settings;
 pub mod signing;
@@ -38,14 +39,14 @@ use crate::domains::embed::{self, Embed};
 use crate::domains::flags::Flags;
 use crate::domains::iam::{self, FirstSecrets, Iam, KeyCustody};
 use crate::domains::intel::{self, Confidence, Intel};
-use crate::domains::killswitch::{CloseReason, KillSwitch};
+use crate::domains::killswitch::KillSwitch;
 use crate::domains::metering::Metering;
 use crate::domains::signals::{self, Signals};
 use crate::domains::tenants::{EnrollmentPolicy, Tenants};
 use crate::domains::{Services, audit};
 use crate::gate::{Gate, routes};
 use crate::kernel::ids::TenantId;
-use crate::kernel::{Clock, Error, Random, Result, Timestamp, limits};
+use crate::kernel::{Clock, Error, Random, Result};
 use crate::net::http::{Deadlines, Drain, Http2, Lanes, Settings};
 use crate::net::limits::Connections;
 use crate::net::{http, tls};
@@ -562,65 +563,6 @@ impl App {
             tasks,
             control,
         })
-    }
-
-    /// Takes over what can be changed while it runs: the certificate and its key.
-    ///
-    /// # Errors
-    /// When they cannot be read or do not fit together; then the old ones stay.
-    pub async fn reload(&self, config: &Config) -> Result<Timestamp> {
-        let (certificates, config) = (Arc::clone(&self.certificates), config.clone());
-        tokio::task::spawn_blocking(move || certificates.reload(&config)).await.map_err(Error::internal)?
-    }
-
-    /// When the certificate ends that is served.
-    pub fn certificate_ends(&self) -> Timestamp {
-        self.certificates.ends()
-    }
-
-    /// Whether the writer and every lane get round to their work within `limit`.
-    pub async fn is_alive(&self, limit: Duration) -> bool {
-        let before = self.lanes.pulses();
-        let come_round = async {
-            let writer = self.store.write(|_| Ok(())).await.is_ok();
-            while self.lanes.pulses().iter().zip(&before).any(|(now, before)| now == before) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            writer
-        };
-        tokio::time::timeout(limit, come_round).await.unwrap_or(false)
-    }
-
-    /// Resolves when the disk has failed: the process should end then, so that the next start reads the medium anew.
-    pub async fn store_failed(&self) {
-        self.failed.notified().await;
-    }
-
-    /// Readiness goes red, sockets get 1001, requests in flight finish, what is queued is committed: within ten seconds.
-    /// Says whether everything ended by itself.
-    pub async fn shut_down(mut self) -> bool {
-        drop(self.control.take());
-        drop(self.announcement.take());
-        self.public.start();
-        self.services.killswitch.hub().close_all(CloseReason::GoingAway);
-        let drained = tokio::time::timeout(limits::DRAIN_MAX, self.public.finished()).await.is_ok();
-        self.internal.start();
-        let _ = tokio::time::timeout(Duration::from_millis(500), self.internal.finished()).await;
-        for task in self.tasks.drain(..) {
-            task.abort();
-            // Until it is gone it holds the data file open, and the next start would find it in use.
-            let _ = task.await;
-        }
-        let (store, lanes, services) = (self.store.clone(), self.lanes, self.services);
-        let stop = move || {
-            lanes.join();
-            // Nobody is served any more: what the counters say now is what the next start reads.
-            while services.iam.anonymous().persist().is_ok_and(|rows| rows > 0) {}
-            drop(services);
-            store.stop();
-        };
-        let stopped = tokio::task::spawn_blocking(stop).await.is_ok();
-        drained && stopped
     }
 }
 

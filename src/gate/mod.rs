@@ -21,6 +21,7 @@ mod facts;
 mod grpc;
 mod limiter;
 mod lockout;
+mod mutual;
 mod openapi;
 mod ops;
 mod params;

@@ -17,7 +17,18 @@ use crate::common::{DAY, Done, audited};
 use crate::heartbeat::refresh;
 
 pub(crate) fn replayed(server: &Server, signal: &str, policy: &Policy) -> Option<Replayed> {
-    let store = Store::look(&server.config().paths.data).unwrap_or_else(|e| panic!("{e}"));
+    // What the appliance left behind in this process (a read that nobody waits for) may hold the file a moment longer.
+    let look = || Store::look(&server.config().paths.data);
+    let busy = |error: &dyn std::fmt::Display| error.to_string().contains("in use");
+    let mut store = look();
+    for _ in 0..200 {
+        if !store.as_ref().is_err_and(|e| busy(e)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+        store = look();
+    }
+    let store = store.unwrap_or_else(|e| panic!("{e}"));
     let tenants: Vec<_> = Tenants::rebuild(store.clone()).unwrap().entries().iter().map(|t| t.id).collect();
     signals::replay(&store.read().unwrap(), &tenants, signal.parse().unwrap(), policy).unwrap()
 }
