@@ -188,6 +188,7 @@ async fn certificate_and_token_must_be_those_of_one_living_device() -> Done {
     let other = site.server.enroll("BR-2").await?;
     // A device of the same name in another tenant is another device.
     let neighbour = second_tenant(&site.server).await?;
+    add_user(&site.server, neighbour, "neighbour", "admin").await?;
     let ticket = enrollment_token(&site.server, neighbour, None).await?;
     let twin = body(&enroll_with(&site.server, None, &enrollment("BR-1", Some(&ticket))).await?);
     let viewer = text(&add_user(&site.server, tenant, "viewer", "viewer").await?, "access_token");
