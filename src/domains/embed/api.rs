@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Figure, LIFETIME_MAX, ORIGINS_MAX, page};
-use crate::gate::{Context, Json, Nothing, Params, Query, Reply, Validate, Values};
+use crate::gate::{Context, Document, Json, Nothing, Params, Query, Reply, Validate, Values};
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::TenantId;
 use crate::kernel::url::web_origin;
@@ -28,12 +28,8 @@ impl Params for WhoseWidget {
     }
 }
 
-/// A page.
-#[derive(Serialize, ToSchema)]
-pub struct WidgetPage(String);
-
 /// `GET /embed/status`
-pub async fn widget(ctx: Context, Query(whose): Query<WhoseWidget>) -> Result<Reply<WidgetPage>> {
+pub async fn widget(ctx: Context, Query(whose): Query<WhoseWidget>) -> Result<Reply<Document>> {
     // A company without a list and one that does not exist are the same to who asks.
     let origins = whose.tenant.map(|tenant| ctx.services().embed.origins(tenant)).unwrap_or_default();
     let page::Page { html, policy } = page::page(&origins);
