@@ -59,6 +59,22 @@ async fn the_log_of_a_whole_run_names_who_and_what_and_holds_no_secret() {
     assert_eq!(answer.status, 201);
     let shown = keep(&mut secrets, &answer, &["secret", "key", "api_key", "token"]);
     assert!(secrets.len() >= 9, "the key's secret is among them: {shown}");
+    let answer = client.post("/v1/me/mfa/totp", Some(&admin), &json!({})).await.unwrap();
+    assert_eq!(answer.status, 201);
+    keep(&mut secrets, &answer, &["secret", "otpauth_uri"]);
+    // Nobody answers there; what is tried, and how it fails, is logged.
+    let webhook = json!({ "name": "a hook", "kind": "webhook", "events": ["*"], "url": "https://127.0.0.2:9/in" });
+    let chat_secret = "T0/B0/credential-of-a-chat";
+    let url = format!("https://127.0.0.2:9/services/{chat_secret}");
+    let chat = json!({ "name": "a chat", "kind": "slack", "events": ["*"], "url": url });
+    secrets.push(chat_secret.to_owned());
+    for wanted in [webhook, chat] {
+        let answer = client.post("/v1/integrations", Some(&admin), &wanted).await.unwrap();
+        assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+        let made = keep(&mut secrets, &answer, &["secret"]);
+        let path = format!("/v1/integrations/{}/test", text(&made, "id"));
+        assert_eq!(client.post(&path, Some(&admin), &json!({})).await.unwrap().status, 200);
+    }
     let issued = place.run(&["admin", "cert", "issue", "--device", "BR-1", "--out", ".", "--json"]);
     assert!(issued.status.success(), "{}", String::from_utf8_lossy(&issued.stderr));
     let private = std::fs::read_to_string(place.path("BR-1.key")).unwrap();
