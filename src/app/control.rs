@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::export::{self, AskAudit};
 use super::feeds::{self, AskIntel};
+use super::replay;
 use crate::crypto::Secret;
 use crate::crypto::keyring::KeyRing;
 use crate::domains::attestation::{NewRoot, RootKind};
@@ -23,7 +24,7 @@ use crate::domains::tenants::Tenants;
 use crate::domains::{Services, audit};
 use crate::gate::Gate;
 use crate::kernel::context::Origin;
-use crate::kernel::ids::{DeviceId, EnrollmentId, TenantId};
+use crate::kernel::ids::{DeviceId, EnrollmentId, SignalId, TenantId};
 use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result, Timestamp, files};
 
 /// What is asked. Its `Debug` masks passwords.
@@ -38,6 +39,11 @@ pub enum Ask {
         recipients: Vec<String>,
         /// Whether it may lie in clear.
         unencrypted: bool,
+    },
+    /// Recompute a decision from what is stored.
+    Replay {
+        /// The heartbeat that led to it.
+        signal: SignalId,
     },
     /// Restore the newest backup for trial.
     Drill,
@@ -301,6 +307,11 @@ impl Operator {
                 let check = move |s: &crate::store::Snapshot| audit::check_trees_against(s, &known);
                 let trees = self.services.store.read_with(check).await?;
                 Ok(json!({ "audit": trees }))
+            }
+            Ask::Replay { signal } => {
+                let (tenants, policy) = (self.services.tenants.clone(), *self.services.signals.policy());
+                let recompute = move |s: &crate::store::Snapshot| replay::recompute(s, &tenants, signal, &policy);
+                in_json(&self.services.store.read_with(recompute).await?)
             }
             Ask::RotateKeys => {
                 let tenant = self.tenant(None).await?;

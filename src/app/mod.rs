@@ -11,6 +11,7 @@ mod doors;
 pub mod export;
 pub mod feeds;
 pub mod place;
+pub mod replay;
 mod running;
 pub mod sandbox;
 mod settings;

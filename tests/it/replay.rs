@@ -13,6 +13,7 @@ use blockremote::store::tables::SIGNAL_RINGS;
 use blockremote::testkit::{Server, text};
 use serde_json::{Value, json};
 
+use crate::cli::binary::Place;
 use crate::common::{DAY, Done, audited};
 use crate::heartbeat::refresh;
 
@@ -193,5 +194,38 @@ async fn after_an_update_of_the_engine_a_device_starts_anew_and_the_log_says_so(
     }
     let said = audited(&server, "BR-1").await?;
     assert_eq!(said.iter().filter(|action| *action == "engine_restarted").count(), 1, "{said:?}");
+    Ok(())
+}
+
+/// The file of a running appliance is its own, so an analyst had to stop it to look into a decision.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_decision_is_recomputed_by_the_appliance_while_it_runs_and_from_its_file_alike() -> Done {
+    let (place, said) = Place::set_up();
+    let running = place.serve();
+    let mut client = running.client();
+    let ticket = text(&said, "enrollment_token");
+    let enroll = json!({ "device_id": "BR-1", "device_name": "a", "os_version": "1", "enrollment_token": ticket });
+    let device: Value = client.post("/v1/auth/device", None, &enroll).await?.json()?;
+    let token = text(&device, "access_token");
+    let mut signals = Vec::new();
+    for overlay in [0.0, 1.0] {
+        let reading =
+            json!({ "accelerometer": [0.1, 9.79, 0.3], "gyroscope": [0.01, 0.02, -0.03], "overlay": overlay });
+        let beat = json!({ "device_id": "BR-1", "payload": reading });
+        let answer: Value = client.post("/v1/signals/heartbeat", Some(&token), &beat).await?.json()?;
+        signals.push((text(&answer, "signal_id"), text(&answer, "decision")));
+    }
+    assert_eq!(signals.iter().map(|(_, decision)| decision.as_str()).collect::<Vec<_>>(), ["allow", "challenge"]);
+    let recompute = || -> Vec<String> {
+        let told = |signal: &str| place.ends(&["audit", "replay", signal, "--json"], 0).0;
+        signals.iter().map(|(signal, _)| told(signal)).collect()
+    };
+    let while_it_runs = recompute();
+    let unknown = ["audit", "replay", "sig_019b0a5e-7c11-7a4e-9d5a-2f6b1c3d4e5f"];
+    assert!(place.ends(&unknown, 1).1.contains("Nothing is stored"));
+    running.terminate();
+    assert_eq!(recompute(), while_it_runs);
+    assert!(place.ends(&["audit", "replay", &signals[1].0], 0).0.contains("They are the same."));
+    assert!(place.ends(&unknown, 1).1.contains("Nothing is stored"));
     Ok(())
 }
