@@ -17,6 +17,7 @@ pub mod sandbox;
 mod settings;
 pub mod signing;
 pub mod supervisor;
+pub mod tracing;
 mod watch;
 pub mod witness;
 
@@ -52,8 +53,9 @@ use crate::net::http::{Deadlines, Drain, Http2, Lanes, Settings};
 use crate::net::limits::Connections;
 use crate::net::{http, tls};
 use crate::observe::metrics::ConnectionFigures;
+use crate::observe::otlp::Export;
 use crate::observe::strain::{Machine, ThisMachine};
-use crate::observe::{Metrics, Strain};
+use crate::observe::{Metrics, Strain, Traces};
 use crate::store::{Options, Store, WriterParts};
 use certificates::Certificates;
 use discovery::Announcement;
@@ -87,6 +89,8 @@ pub struct Environment {
     pub machine: Arc<dyn Machine>,
     /// Listeners that are open already.
     pub inherited: Inherited,
+    /// The way of traces to their collector.
+    pub export: Option<Export>,
 }
 
 /// What a login may cost this machine: much for who guesses, little for who knows.
@@ -101,6 +105,7 @@ impl Environment {
             password_cost: None,
             machine: Arc::new(ThisMachine),
             inherited: Inherited::default(),
+            export: None,
         }
     }
 
@@ -206,7 +211,7 @@ fn settle_keys(config: &Config, env: &Environment, store: Store, custody: &KeyCu
     store.stop();
     drop(store);
     if let Some(reason) = settled? {
-        tracing::warn!(reason, "the signing keys changed with this start");
+        ::tracing::warn!(reason, "the signing keys changed with this start");
     }
     Store::open(&Place::of(config).data, options(config), false).map_err(Error::internal)
 }
@@ -218,6 +223,7 @@ pub struct Built {
     keys: KeyRing,
     custody: KeyCustody,
     failed: Arc<Notify>,
+    traces: Arc<Traces>,
 }
 
 /// Builds the services in their order and starts the writer.
@@ -227,6 +233,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let custody = opened.custody;
     let labels: Vec<_> = routes::ROUTES.iter().map(|r| (r.path, r.verb.method())).collect();
     let metrics = Arc::new(Metrics::new(&labels));
+    let traces = tracing::traces(config, env.export.as_ref());
     let keys = KeyRing::new(iam::load_keys(&store.read()?, &custody, clock.now(), &random)?);
     let devices = Devices::rebuild(store.clone())?;
     let tenants = Tenants::rebuild(store.clone())?;
@@ -241,7 +248,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         random.clone(),
         settings::billing(config)?,
     )?;
-    let integrations = deliver::integrations(config, env, &store, (&tenants, &billing), &custody, &metrics)?;
+    let integrations = deliver::integrations(config, env, &store, (&tenants, &billing), &custody, (&metrics, &traces))?;
     let attestation = Attestation::rebuild(attestation::Parts {
         tenants: tenants.clone(),
         devices: devices.clone(),
@@ -360,7 +367,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
         certificates: device_certificates,
         store,
     });
-    Ok(Built { services, metrics, keys, custody, failed })
+    Ok(Built { services, metrics, keys, custody, failed, traces })
 }
 
 impl Built {
@@ -421,7 +428,11 @@ impl App {
     }
 
     async fn open_doors(config: &Config, env: &Environment, built: Built) -> Result<Self> {
-        let Built { services, metrics, keys, custody, failed } = built;
+        let Built { services, metrics, keys, custody, failed, traces } = built;
+        if let Some(export) = env.export.clone() {
+            tracing::connect(&export, config)?;
+            metrics.traces_by(Box::new(move || export.figures()));
+        }
         let place = Place::of(config);
         let certificates = Arc::new(Certificates::open(config, env.clock.clone(), env.random.clone())?);
         let authority = place.authority(config)?;
@@ -445,7 +456,7 @@ impl App {
         let watched = Arc::clone(&metrics);
         let gate = Gate::new(
             Arc::clone(&services),
-            settings::gate(config, authority),
+            settings::gate(config, authority, traces),
             clock.clone(),
             random.clone(),
             metrics,
@@ -547,7 +558,7 @@ impl App {
         let control = Some(control);
         let announcement = match config.machine.discovery.announce {
             true => Announcement::start(http_address.port(), fingerprint.as_deref())
-                .inspect_err(|e| tracing::warn!(error = %e, "the appliance could not be announced on the LAN"))
+                .inspect_err(|e| ::tracing::warn!(error = %e, "the appliance could not be announced on the LAN"))
                 .ok(),
             false => None,
         };

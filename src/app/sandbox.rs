@@ -265,15 +265,27 @@ pub fn restrict_calls(config: &Config) -> Result<Outcome> {
 ///
 /// # Errors
 /// As [`restrict_files`] and [`restrict_calls`].
-pub fn enter(config: &Config) -> Result<()> {
-    let files = restrict_files(config)?;
-    let calls = restrict_calls(config)?;
-    if [files, calls].contains(&Outcome::Absent) {
-        tracing::warn!(landlock = ?files, seccomp = ?calls, "this kernel cannot hold the appliance to its rights");
-    } else {
-        tracing::info!(landlock = ?files, seccomp = ?calls, "rights that are not needed were given up");
+pub fn enter(config: &Config) -> Result<GivenUp> {
+    Ok(GivenUp { files: restrict_files(config)?, calls: restrict_calls(config)? })
+}
+
+/// What came of both.
+#[derive(Clone, Copy, Debug)]
+pub struct GivenUp {
+    files: Outcome,
+    calls: Outcome,
+}
+
+impl GivenUp {
+    /// Says it in the log, which may only start afterwards, since it has a thread.
+    pub fn note(self) {
+        let Self { files, calls } = self;
+        if [files, calls].contains(&Outcome::Absent) {
+            tracing::warn!(landlock = ?files, seccomp = ?calls, "this kernel cannot hold the appliance to its rights");
+        } else {
+            tracing::info!(landlock = ?files, seccomp = ?calls, "rights that are not needed were given up");
+        }
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::domains::billing::{self, SharedSecret};
 use crate::domains::signals::{self, engine};
 use crate::gate::{Authority, GateSettings, GrpcSettings};
 use crate::kernel::{Error, Result};
+use crate::observe::Traces;
 
 /// Reads the files that the configuration names for attestations.
 pub(super) fn attestation(config: &Config) -> Result<attestation::Settings> {
@@ -84,8 +85,9 @@ pub fn engine_policy(config: &Config, threshold: u8) -> engine::Policy {
 }
 
 /// What the configuration says about the way in.
-pub(super) fn gate(config: &Config, authority: Option<Authority>) -> GateSettings {
+pub(super) fn gate(config: &Config, authority: Option<Authority>, traces: Arc<Traces>) -> GateSettings {
     GateSettings {
+        traces,
         quotas: crate::gate::Quotas {
             read: config.limits.read_per_minute,
             write: config.limits.write_per_minute,

@@ -96,7 +96,8 @@ impl Witness {
         }
         body.push('\n');
         body.push_str(&checkpoint.note);
-        let (status, answer) = fetch::post(&self.url, self.tls.clone(), body.into(), ANSWER_BYTES_MAX).await?;
+        let sent = fetch::Sent { body: body.into(), ..Default::default() };
+        let (status, answer) = fetch::post(&self.url, self.tls.clone(), sent, ANSWER_BYTES_MAX).await?;
         Ok((status, String::from_utf8(answer).map_err(|_| "the witness answers what is no text".to_owned())?))
     }
 

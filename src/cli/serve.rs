@@ -10,7 +10,7 @@ use super::output::{self, Style};
 use super::{Failure, Outcome, runtime};
 use crate::app::place::Place;
 use crate::app::supervisor::{Inherited, Supervisor};
-use crate::app::{App, Environment, sandbox};
+use crate::app::{App, Environment, sandbox, tracing as traces};
 use crate::config::{Loaded, LogFormat, LogLevel};
 use crate::observe::logs;
 
@@ -26,18 +26,20 @@ pub(super) fn run(loaded: &Loaded, again: &dyn Fn() -> Result<Loaded, Failure>) 
         LogFormat::Text => false,
         LogFormat::Auto => !on_terminal,
     };
-    logs::start(filter(config.log.level), json, on_terminal);
+    Place::of(config).make_folders()?;
+    let given_up = sandbox::enter(config)?;
+    let export = traces::export(config)?;
+    logs::start(filter(config.log.level), json, on_terminal, export.as_ref());
     for note in &loaded.notes {
         tracing::warn!("{note}");
     }
+    given_up.note();
     take_open_files();
-    Place::of(config).make_folders()?;
-    sandbox::enter(config)?;
     let supervisor = Supervisor::of(&variable);
     runtime()?.block_on(async {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut hang_up = signal(SignalKind::hangup())?;
-        let environment = Environment { inherited: inherited.clone(), ..Environment::system() };
+        let environment = Environment { inherited: inherited.clone(), export: export.clone(), ..Environment::system() };
         let (app, first) = App::start(config, &environment).await?;
         for port in inherited.left() {
             tracing::warn!(
@@ -90,6 +92,10 @@ pub(super) fn run(loaded: &Loaded, again: &dyn Fn() -> Result<Loaded, Failure>) 
         }
         if !app.shut_down().await {
             tracing::warn!("some connections did not end within ten seconds and were cut");
+        }
+        if let Some(export) = export {
+            // It waits for its thread, which sends on this runtime.
+            let _ = tokio::task::spawn_blocking(move || export.shut_down()).await;
         }
         Ok(exit::DONE)
     })

@@ -128,6 +128,9 @@ pub struct HeartbeatAck {
     /// When the server wants the next one.
     #[serde(default)]
     pub next_heartbeat_ms: Option<u64>,
+    /// Where in a trace the server answered, if the heartbeat named one or the server traced it by itself.
+    #[serde(default)]
+    pub traceparent: Option<String>,
 }
 
 /// What follows from a score.

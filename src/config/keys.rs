@@ -368,6 +368,15 @@ pub static KEYS: &[Key] = &[
     choice("log.format", "auto", LOG_FORMATS,
         "How logs are written; auto: text on a terminal, else json."),
 
+    key("tracing.otlp_endpoint", Kind::Text(|c, v| c.tracing.otlp_endpoint = Some(v)), None,
+        "Collector that takes traces by OTLP over HTTP, such as http://collector:4318; not set: none are made."),
+    secret("tracing.otlp_authorization", (8, 4096), |c, v| c.tracing.otlp_authorization = Some(v),
+        "Value of the Authorization header that the collector wants, such as \"Bearer ...\"."),
+    integer("tracing.sample_ppm", ("10000", 0, 1_000_000), |c, n| c.tracing.sample_ppm = n,
+        "Of a million requests, how many are traced; a client's own decision (traceparent) wins, 600 a minute at most."),
+    path("tracing.ca_certificates", Some("/etc/ssl/certs/ca-certificates.crt"), |c, v| c.tracing.ca_certificates = v,
+        "Certificate authorities (PEM) that the collector is trusted by."),
+
     key("audit.name", Kind::Tenant(|c, v| c.audit.name = Some(v)), None,
         "What the appliance calls itself in signed checkpoints of the audit log; not set: a name that it made up."),
     integer("audit.checkpoint_every_s", ("60", 5, 86_400), |c, n| c.audit.checkpoint_every = secs(n),

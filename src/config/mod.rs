@@ -6,6 +6,7 @@
 //!
 //! Reads one file and nothing else: arguments and environment are handed in. Knows nothing of what the settings do.
 
+mod defaults;
 mod keys;
 mod load;
 mod machine;
@@ -14,7 +15,7 @@ mod report;
 mod tests;
 mod value;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ pub struct Config {
     pub machine: Machine,
     /// Logs.
     pub log: Log,
+    /// Traces for a collector.
+    pub tracing: Tracing,
     /// The signed log.
     pub audit: AuditLog,
     /// Backups.
@@ -366,6 +369,19 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+/// Traces for a collector (OpenTelemetry).
+#[derive(Clone, Debug)]
+pub struct Tracing {
+    /// Where the collector takes OTLP over HTTP; `None`: nothing is collected.
+    pub otlp_endpoint: Option<String>,
+    /// The value of `Authorization` that it wants.
+    pub otlp_authorization: Option<Secret>,
+    /// Of a million requests, how many are traced where the client does not decide.
+    pub sample_ppm: u32,
+    /// Certificate authorities (PEM) that it is trusted by.
+    pub ca_certificates: PathBuf,
+}
+
 /// The signed log.
 #[derive(Clone, Debug, Default)]
 pub struct AuditLog {
@@ -458,142 +474,4 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
-}
-
-impl Default for Config {
-    /// Every key at its default, as with no file, no variables and no flags.
-    fn default() -> Self {
-        let mut config = Self::blank();
-        for key in KEYS {
-            if let Some(word) = key.default {
-                let accepted = key.kind.accept(&key.kind.read_word(word), &mut config);
-                debug_assert!(accepted.is_ok(), "the default of {} is refused", key.name);
-            }
-        }
-        config
-    }
-}
-
-impl Config {
-    /// Nothing set yet: a place for the table's setters to write to, never handed out. A test proves that the table
-    /// reaches every field.
-    fn blank() -> Self {
-        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let none = Duration::ZERO;
-        Self {
-            paths: Paths { data: PathBuf::new(), certs: PathBuf::new() },
-            http: Http {
-                listen,
-                max_connections: 0,
-                connections_per_address: 0,
-                trusted_proxies: Vec::new(),
-                allowed_origins: Vec::new(),
-                header_timeout: none,
-                idle_timeout: none,
-                body_timeout: none,
-                answer_timeout: none,
-            },
-            grpc: Grpc {
-                listen,
-                certificate: none,
-                streams_per_connection: 0,
-                deadline: none,
-                stream_max: none,
-                stream_idle: none,
-                stream_messages_per_minute: 0,
-                health: false,
-                reflection: false,
-            },
-            internal: Listener { listen },
-            tls: Tls {
-                min_version: TlsVersion::V1_3,
-                names: Vec::new(),
-                certificate: None,
-                key: None,
-                certificate_lifetime: none,
-                client_certificates: ClientCertificates::Off,
-            },
-            tokens: Tokens {
-                issuer: String::new(),
-                audience: String::new(),
-                access_ttl: none,
-                refresh_ttl: none,
-                refresh_absolute: none,
-                dpop_nonce: DpopNonce::Optional,
-                signing_key: None,
-                next_key: None,
-            },
-            webauthn: Webauthn::default(),
-            attestation: Attestation {
-                nonce_ttl: none,
-                heals: false,
-                releases_score_locks: false,
-                renew: none,
-                require_status_list: true,
-                policy: None,
-                apple_app_id: None,
-                play: None,
-            },
-            enrollment: Enrollment { open_tenant: None },
-            billing: Billing {
-                webhook_secret: None,
-                webhook_secret_next: None,
-                webhook_secret_previous: None,
-                provider_secrets: Vec::new(),
-                webhook_allow: Vec::new(),
-                plans: None,
-                vendor_key: None,
-                paywall: Paywall::Device,
-                trial: none,
-            },
-            devices: Devices { max: 0 },
-            anonymous: Anonymous { limiter: true, limit: 0, window: none },
-            limits: Limits {
-                enroll_per_minute: 0,
-                refresh_per_minute: 0,
-                login_failures_per_minute: 0,
-                auth_failures_per_minute: 0,
-                read_per_minute: 0,
-                write_per_minute: 0,
-                socket_handshakes_per_minute: 0,
-            },
-            retention: Retention { signals: none },
-            engine: Engine {
-                threshold: 0,
-                weight_accelerometer: 0,
-                weight_gyroscope: 0,
-                weight_touch: 0,
-                weight_network: 0,
-                shadow_threshold: 0,
-                shadow_population: None,
-                simplified_from: 0,
-            },
-            intel: Intel {
-                sources: None,
-                ca_certificates: PathBuf::new(),
-                stale: none,
-                critical_confidence: 0,
-                indicators_max: 0,
-                tenant_indicators_max: 0,
-                feed_bytes: 0,
-            },
-            integrations: Integrations { allow_addresses: Vec::new(), ca_certificates: PathBuf::new(), timeout: none },
-            heartbeat: Heartbeat { next: none },
-            store: Store { cache_bytes: 0, two_phase_commit: true, quick_repair: false, checkpoint_bytes: 0 },
-            machine: Machine::default(),
-            log: Log { level: LogLevel::Info, format: LogFormat::Auto },
-            audit: AuditLog::default(),
-            backup: Backup {
-                directory: None,
-                every: none,
-                recipients: Vec::new(),
-                unencrypted: false,
-                keep_hourly: 0,
-                keep_daily: 0,
-                keep_monthly: 0,
-                drill_every: none,
-                drill_identity_file: None,
-            },
-        }
-    }
 }

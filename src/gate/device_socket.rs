@@ -5,11 +5,13 @@ use std::task::{Context, Poll};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tracing::Instrument;
 
-use super::context::{DeviceCaller, check_acting, device_mismatch, unauthenticated};
+use super::context::{Caller, DeviceCaller, check_acting, device_mismatch, unauthenticated};
 use super::pipeline::{Gate, check_rate};
 use super::problem::{Problem, members, status_of};
 use super::schema::Validate;
+use super::spans;
 use crate::domains::devices::DeviceEntry;
 use crate::domains::killswitch::{Ack, AckStatus, CloseReason, Notice, Outbox, Outgoing};
 use crate::domains::signals::Answer;
@@ -17,6 +19,7 @@ use crate::domains::signals::api::{self, HeartbeatRequest};
 use crate::kernel::context::Origin;
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::{CommandId, DeviceId};
+use crate::kernel::trace::TraceContext;
 use crate::kernel::{Error, Kind, Refusal};
 use crate::net::ws::{Driver, Driving, Push, code};
 use crate::observe::strain::Importance;
@@ -53,6 +56,20 @@ impl Drop for DeviceSocket {
 struct Envelope {
     #[serde(rename = "type")]
     kind: Option<String>,
+    /// Whether it is a text is seen when the whole message is read.
+    traceparent: Option<Value>,
+}
+
+impl Envelope {
+    /// The kinds of messages, for a span's name.
+    fn name(&self) -> &'static str {
+        match self.kind.as_deref() {
+            Some("ack") => "ack",
+            Some("heartbeat") => "heartbeat",
+            None => "status",
+            Some(_) => "unknown",
+        }
+    }
 }
 
 /// A device's word on a command.
@@ -68,6 +85,10 @@ struct AckMessage {
     #[serde(default)]
     #[schema(max_length = 500)]
     detail: Option<String>,
+    /// The trace that the message is in (W3C Trace Context).
+    #[serde(default, rename = "traceparent")]
+    #[schema(rename = "traceparent")]
+    _traceparent: Option<String>,
 }
 
 impl Validate for AckMessage {
@@ -149,38 +170,57 @@ impl DeviceSocket {
     }
 
     async fn take(&mut self, text: &str) -> Vec<Push> {
-        let kind = match serde_json::from_str::<Envelope>(text) {
-            Ok(envelope) => envelope.kind,
+        let envelope = match serde_json::from_str::<Envelope>(text) {
+            Ok(envelope) => envelope,
             Err(e) if e.is_data() && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => {
-                return self.error(Refusal::invalid("/type", "must be a text, given once, in a JSON object").into());
+                let refusal = Refusal::invalid("/type", "must be a text, given once, in a JSON object");
+                return self.error(refusal.into(), &self.origin);
             }
             Err(e) => {
                 let detail = format!("The message is not JSON (line {}, column {}).", e.line(), e.column());
-                return self.error(Refusal::new(Kind::Malformed, "malformed_json", detail).into());
+                return self.error(Refusal::new(Kind::Malformed, "malformed_json", detail).into(), &self.origin);
             }
         };
-        let result = match kind.as_deref() {
-            Some("ack") => self.acknowledge(text).await,
-            Some("heartbeat") => self.heartbeat(text).await,
-            None => self.legacy(text).await,
-            Some(_) => Err(Refusal::invalid("/type", "must be one of \"ack\", \"heartbeat\"").into()),
+        // A socket stays open for days: what it carries belongs to the trace that the message names, not to the upgrade's.
+        let trace = envelope.traceparent.as_ref().and_then(Value::as_str).and_then(TraceContext::parse);
+        let mut origin = Origin { trace, ..self.origin.clone() };
+        let span = self.gate.begin_message(&mut origin, envelope.name());
+        spans::tell_caller(&span, Some(&Caller::Device(Arc::clone(&self.caller))));
+        let work = async {
+            match envelope.kind.as_deref() {
+                Some("ack") => self.acknowledge(text, &origin).await,
+                Some("heartbeat") => self.heartbeat(text, &origin).await,
+                None => self.legacy(text, &origin).await,
+                Some(_) => Err(Refusal::invalid("/type", "must be one of \"ack\", \"heartbeat\"").into()),
+            }
         };
-        result.unwrap_or_else(|e| self.error(e))
+        match work.instrument(span.clone()).await {
+            Ok(pushes) => pushes,
+            Err(e) => {
+                if !matches!(e, Error::Refused(_)) {
+                    span.record("otel.status_code", "ERROR");
+                }
+                self.error(e, &origin)
+            }
+        }
     }
 
-    async fn acknowledge(&self, text: &str) -> Result<Vec<Push>, Error> {
+    async fn acknowledge(&self, text: &str, origin: &Origin) -> Result<Vec<Push>, Error> {
         let message: AckMessage = super::body::parse(text.as_bytes())?;
         let ack = Ack { command_id: message.command_id, status: message.status, detail: message.detail };
-        self.gate.services.killswitch.acknowledge(self.entry(), ack, self.origin.clone()).await?;
+        self.gate.services.killswitch.acknowledge(self.entry(), ack, origin.clone()).await?;
         Ok(Vec::new())
     }
 
-    async fn heartbeat(&self, text: &str) -> Result<Vec<Push>, Error> {
+    async fn heartbeat(&self, text: &str, origin: &Origin) -> Result<Vec<Push>, Error> {
         self.admit()?;
         let beat: HeartbeatRequest = super::body::parse(text.as_bytes())?;
-        let answer = self.beat(beat).await?;
+        let answer = self.beat(beat, origin).await?;
         let mut members = Map::new();
         members.insert("type".to_owned(), "heartbeat_ack".into());
+        if let Some(trace) = origin.trace {
+            members.insert("traceparent".to_owned(), trace.to_string().into());
+        }
         let answer = api::heartbeat_answer(&answer, &self.gate.services.signals);
         if let Ok(Value::Object(rest)) = serde_json::to_value(&answer) {
             members.extend(rest);
@@ -188,31 +228,31 @@ impl DeviceSocket {
         Ok(vec![Push::text(Value::Object(members).to_string())])
     }
 
-    async fn beat(&self, beat: HeartbeatRequest) -> Result<Answer, Error> {
+    async fn beat(&self, beat: HeartbeatRequest, origin: &Origin) -> Result<Answer, Error> {
         let mut wrong = Vec::new();
         beat.validate_for(&self.entry().device(), &mut wrong);
         if !wrong.is_empty() {
             return Err(super::body::invalid(wrong));
         }
-        self.take_in(beat).await
+        self.take_in(beat, origin).await
     }
 
-    async fn take_in(&self, beat: HeartbeatRequest) -> Result<Answer, Error> {
+    async fn take_in(&self, beat: HeartbeatRequest, origin: &Origin) -> Result<Answer, Error> {
         if beat.device_id() != Some(&self.entry().id) {
             return Err(device_mismatch().into());
         }
         check_acting(&self.gate.services, &self.caller, self.gate.clock.now())?;
         let beat = beat.into_heartbeat(self.gate.clock.now());
         let signals = &self.gate.services.signals;
-        signals.heartbeat(self.entry(), self.caller.session.id, Some(self.caller.jti), beat, self.origin.clone()).await
+        signals.heartbeat(self.entry(), self.caller.session.id, Some(self.caller.jti), beat, origin.clone()).await
     }
 
     /// The older client's words: taken as signs of use without readings, answered by `STATUS_SAFE` or a command.
-    async fn legacy(&self, text: &str) -> Result<Vec<Push>, Error> {
+    async fn legacy(&self, text: &str, origin: &Origin) -> Result<Vec<Push>, Error> {
         self.admit()?;
         let status: LegacyStatus = super::body::parse(text.as_bytes())?;
         let beat = HeartbeatRequest::of_legacy(status.device_id, status.accessibility_active, status.window_mirroring);
-        let answer = self.take_in(beat).await?;
+        let answer = self.take_in(beat, origin).await?;
         // A block or a challenge reaches the device as a frame of its own.
         if answer.decision != crate::domains::signals::engine::Decision::Allow {
             return Ok(Vec::new());
@@ -234,14 +274,17 @@ impl DeviceSocket {
         check_rate(&self.gate.admit_heartbeat(&self.caller, self.gate.clock.now()))
     }
 
-    fn error(&self, error: Error) -> Vec<Push> {
+    fn error(&self, error: Error, origin: &Origin) -> Vec<Push> {
         let mut problem = match error {
-            Error::Refused(refusal) => members(status_of(refusal.kind), &refusal, &self.origin.request_id),
+            Error::Refused(refusal) => members(status_of(refusal.kind), &refusal, &origin.request_id),
             other => {
                 let problem = Problem::from(other);
-                members(problem.status, &problem.refusal, &self.origin.request_id)
+                members(problem.status, &problem.refusal, &origin.request_id)
             }
         };
+        if let Some(trace) = origin.trace {
+            problem.insert("traceparent".to_owned(), trace.to_string().into());
+        }
         // `type` tells frames apart here; the problem's own goes by its code.
         problem.insert("type".to_owned(), "error".into());
         vec![Push::text(Value::Object(problem).to_string())]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::header::HeaderMap;
 use hyper::{Request, Uri};
 
 use super::context::RefreshCookie;
@@ -13,6 +13,7 @@ use super::pipeline::Gate;
 use crate::kernel::context::{Origin, Source};
 use crate::kernel::ids::RequestId;
 use crate::kernel::limits;
+use crate::kernel::trace::TraceContext;
 use crate::net::Peer;
 
 /// A request's facts before anything is decided.
@@ -21,14 +22,13 @@ pub(super) struct Facts {
     pub ip: IpAddr,
     /// SHA-256 of the certificate whose key the client holds.
     pub certificate: Option<[u8; 32]>,
-    pub trace: Option<HeaderValue>,
 }
 
-impl Facts {
-    /// The trace that the client began, as it stands in `traceparent`.
-    pub fn trace_id(&self) -> Option<&str> {
-        self.trace.as_ref()?.to_str().ok()?.split('-').nth(1)
-    }
+/// The trace that the client is in, by its one `traceparent`.
+fn caller_trace(headers: &HeaderMap) -> Option<TraceContext> {
+    let mut given = headers.get_all("traceparent").iter();
+    let (Some(only), None) = (given.next(), given.next()) else { return None };
+    TraceContext::parse(only.to_str().ok()?)
 }
 
 /// The host and port that the client means: of the target in HTTP/2, of the header in HTTP/1.1.
@@ -46,9 +46,9 @@ impl Gate {
         };
         let ip = self.client_ip(peer.address.ip(), headers);
         let user_agent = text("user-agent").map(|ua| Arc::from(ua.get(..256).unwrap_or(ua)));
-        let trace = text("traceparent").and_then(|t| self.continue_trace(t));
-        let origin = Origin { source: Source::Http, request_id, ip: Some(ip), user_agent, jti: None, key: None };
-        Facts { origin, ip, certificate: peer.certificate_sha256, trace }
+        let trace = caller_trace(headers);
+        let origin = Origin { source: Source::Http, request_id, ip: Some(ip), user_agent, jti: None, key: None, trace };
+        Facts { origin, ip, certificate: peer.certificate_sha256 }
     }
 
     /// The last address that no proxy of ours wrote. Without configured proxies the header means nothing.
@@ -91,20 +91,6 @@ impl Gate {
         } else {
             RefreshCookie::CrossSite
         }
-    }
-
-    /// W3C trace context: the same trace, a span of our own.
-    fn continue_trace(&self, traceparent: &str) -> Option<HeaderValue> {
-        let mut parts = traceparent.split('-');
-        let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let hex =
-            |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        let real = |s: &str| s.bytes().any(|b| b != b'0');
-        let fits = version == "00" && parts.next().is_none() && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
-        if !(fits && real(trace) && real(parent)) {
-            return None;
-        }
-        HeaderValue::from_str(&format!("00-{trace}-{:016x}-{flags}", self.random.u64() | 1)).ok()
     }
 }
 

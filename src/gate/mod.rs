@@ -33,6 +33,7 @@ mod router;
 pub mod routes;
 mod schema;
 mod socket;
+mod spans;
 mod strain;
 
 pub use answer::{Answer, Reply};

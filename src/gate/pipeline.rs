@@ -8,6 +8,7 @@ use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response};
+use tracing::Instrument;
 
 use super::authn::{Authenticator, credential};
 use super::authorize::authorize;
@@ -23,16 +24,17 @@ use super::render::{rate_headers, render, respond, standing_headers};
 use super::route::{Access, Door, RateClass, Route, Verb};
 use super::router::{Found, Router};
 use super::routes::ROUTES;
-use super::{socket, strain};
+use super::{socket, spans, strain};
 use crate::domains::Services;
 use crate::domains::iam::{AnonymousCaller, Binding, looks_like_api_key};
 use crate::kernel::clock::Stopwatch;
 use crate::kernel::network::network_of;
 use crate::kernel::rate::{Decision, Quota};
+use crate::kernel::trace::TraceContext;
 use crate::kernel::{Clock, Error, Kind, Random, Refusal, Timestamp};
 use crate::net::Peer;
 use crate::net::http::Drain;
-use crate::observe::{Metrics, Strain};
+use crate::observe::{Metrics, Strain, Traces};
 
 /// What the configuration says about the way in.
 #[derive(Clone, Debug)]
@@ -51,6 +53,8 @@ pub struct GateSettings {
     pub authority: Option<Arc<super::Authority>>,
     /// Whether every DPoP proof must bear a nonce of ours.
     pub dpop_nonce_required: bool,
+    /// Which requests are traced.
+    pub traces: Arc<Traces>,
     /// What gRPC is bounded by.
     pub grpc: super::grpc::GrpcSettings,
 }
@@ -87,7 +91,7 @@ pub(super) struct Extras {
     dpop_nonce: Option<String>,
     anonymous_token: Option<String>,
     /// Who called, for the log.
-    caller: Option<Caller>,
+    pub(super) caller: Option<Caller>,
 }
 
 impl Extras {
@@ -106,7 +110,7 @@ impl Extras {
         };
         tracing::debug!(
             request_id,
-            trace_id = facts.trace_id(),
+            trace_id = facts.origin.trace.map(TraceContext::trace_id_text),
             route,
             status,
             tenant = caller.and_then(Caller::tenant).map(|t| shown(t.id.to_string())),
@@ -183,7 +187,14 @@ impl Gate {
         router: &Router,
     ) -> Response<Full<Bytes>> {
         let watch = Stopwatch::start();
-        let facts = self.facts(&request, peer);
+        let mut facts = self.facts(&request, peer);
+        let found = router.find(request.method().as_str(), request.uri().path());
+        let row = match &found {
+            Found::Row(route, ..) => Some((route.verb.method(), route.path)),
+            _ => None,
+        };
+        let span = self.begin_http(&mut facts, row);
+        let facts = facts;
         let mut extras = Extras::default();
         let origin = request.headers().get(hyper::header::ORIGIN).cloned();
         if let Some(mut answer) = cors::preflight(&self.settings.allowed_origins, &request) {
@@ -194,7 +205,7 @@ impl Gate {
         if request.headers().contains_key("dpop") {
             extras.dpop_nonce = Some(self.proofs.nonce(self.clock.now()));
         }
-        let (row, response) = match router.find(request.method().as_str(), request.uri().path()) {
+        let (row, response) = match found {
             Found::Row(route, index, path) => {
                 // The ways in are public, and their answers carry tokens (RFC 6749, section 5.1).
                 extras.no_store = !matches!(route.access, Access::Public(_)) || route.verb == Verb::Post;
@@ -202,7 +213,8 @@ impl Gate {
                     socket::upgrade(self, request, route, &facts).await
                 } else {
                     let (parts, mut body) = request.into_parts();
-                    let outcome = self.handle(&parts, &mut body, route, path, &facts, &mut extras).await;
+                    let handled = self.handle(&parts, &mut body, route, path, &facts, &mut extras);
+                    let outcome = handled.instrument(span.clone()).await;
                     // Who sends a little more than a row takes hears so, on a row that takes much, too.
                     self.discard(&parts.headers, body, DISCARDED_BYTES_MAX + route.body_max).await;
                     outcome
@@ -227,6 +239,8 @@ impl Gate {
         let (status, took) = (response.status(), watch.elapsed());
         self.metrics.request(row, status.as_u16(), took);
         let (request_id, status) = (&*facts.origin.request_id, status.as_u16());
+        spans::tell_caller(&span, extras.caller.as_ref());
+        spans::tell_status(&span, "http.response.status_code", status.into(), status >= 500);
         let route = row.and_then(|i| ROUTES.get(i)).map_or("none", |r| r.path);
         if status >= 500 {
             tracing::warn!(request_id, route, status, ip = %facts.ip, "a request could not be served");
@@ -484,8 +498,8 @@ impl Gate {
         if let Ok(id) = HeaderValue::from_str(&facts.origin.request_id) {
             headers.insert(HeaderName::from_static("x-request-id"), id);
         }
-        if let Some(trace) = &facts.trace {
-            headers.insert(HeaderName::from_static("traceparent"), trace.clone());
+        if let Some(trace) = facts.origin.trace.and_then(|t| HeaderValue::try_from(t.to_string()).ok()) {
+            headers.insert(HeaderName::from_static("traceparent"), trace);
         }
         if extras.no_store {
             headers.entry("cache-control").or_insert(HeaderValue::from_static("no-store"));

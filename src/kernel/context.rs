@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ApiKeyId, TokenId};
+use super::trace::TraceContext;
 
 /// The door a request came through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -38,6 +39,8 @@ pub struct Origin {
     pub jti: Option<TokenId>,
     /// The API key or instance token that it bore instead.
     pub key: Option<ApiKeyId>,
+    /// Its place in a trace.
+    pub trace: Option<TraceContext>,
 }
 
 impl Origin {
@@ -50,11 +53,12 @@ impl Origin {
             user_agent: None,
             jti: None,
             key: None,
+            trace: None,
         }
     }
 
     /// The command line on the box.
     pub fn cli() -> Self {
-        Self { source: Source::Cli, request_id: Arc::from("cli"), ip: None, user_agent: None, jti: None, key: None }
+        Self { source: Source::Cli, request_id: Arc::from("cli"), ..Self::system() }
     }
 }

@@ -28,3 +28,5 @@ pub const WRITE_BATCH_MAX: usize = 1_024;
 pub const OPEN_COMMANDS_PER_DEVICE_MAX: usize = 100;
 /// How long after SIGTERM requests in flight may still finish.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Requests that are traced because their callers asked for it, all callers together.
+pub const TRACES_ASKED_PER_MINUTE: u32 = 600;

@@ -14,6 +14,7 @@ pub mod pool;
 pub mod random;
 pub mod rate;
 pub mod score;
+pub mod trace;
 pub mod url;
 
 pub use clock::{Clock, Timestamp};

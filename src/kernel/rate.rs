@@ -81,6 +81,11 @@ impl Counts {
 }
 
 impl SlidingWindow {
+    /// A counter that has seen nothing.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     /// A counter that has seen `count` requests at `at`, all of them then: what is left of one that was written down.
     pub fn holding(count: u32, quota: Quota, at: Timestamp) -> Self {
         let window_ms = u64::try_from(quota.window.as_millis()).unwrap_or(u64::MAX).max(1);

@@ -46,6 +46,15 @@ pub fn trust(path: &Path) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
+/// What is sent along.
+#[derive(Clone, Debug, Default)]
+pub struct Sent {
+    /// Names and values.
+    pub headers: Vec<(String, String)>,
+    /// The rest.
+    pub body: Bytes,
+}
+
 /// Downloads what a URL names, at most `bytes_max` bytes.
 ///
 /// # Errors
@@ -62,11 +71,11 @@ pub async fn get(url: &Url, tls: Option<Arc<ClientConfig>>, bytes_max: usize) ->
 pub async fn post(
     url: &Url,
     tls: Option<Arc<ClientConfig>>,
-    body: Bytes,
+    sent: Sent,
     bytes_max: usize,
 ) -> Result<(u16, Vec<u8>), String> {
     let slow = |_| format!("it took longer than {} seconds", POST_MAX.as_secs());
-    tokio::time::timeout(POST_MAX, open(url, tls, Some(body), bytes_max)).await.map_err(slow)?
+    tokio::time::timeout(POST_MAX, open(url, tls, Some(sent), bytes_max)).await.map_err(slow)?
 }
 
 async fn download(url: &Url, tls: Option<Arc<ClientConfig>>, bytes_max: usize) -> Result<Vec<u8>, String> {
@@ -77,17 +86,17 @@ async fn download(url: &Url, tls: Option<Arc<ClientConfig>>, bytes_max: usize) -
 async fn open(
     url: &Url,
     tls: Option<Arc<ClientConfig>>,
-    body: Option<Bytes>,
+    sent: Option<Sent>,
     bytes_max: usize,
 ) -> Result<(u16, Vec<u8>), String> {
     let stream = connect(url).await?;
     if !url.is_secure() {
-        return exchange(stream, url, body, bytes_max).await;
+        return exchange(stream, url, sent, bytes_max).await;
     }
     let tls = tls.ok_or("there are no authorities to trust its server by")?;
     let name = ServerName::try_from(url.host().to_owned()).map_err(|e| e.to_string())?;
     let stream = tokio_rustls::TlsConnector::from(tls).connect(name, stream).await.map_err(|e| e.to_string())?;
-    exchange(stream, url, body, bytes_max).await
+    exchange(stream, url, sent, bytes_max).await
 }
 
 async fn connect(url: &Url) -> Result<TcpStream, String> {
@@ -104,13 +113,13 @@ fn may_be_asked(ip: IpAddr) -> bool {
     !address::answers_everywhere(ip)
 }
 
-async fn exchange<S>(stream: S, url: &Url, body: Option<Bytes>, bytes_max: usize) -> Result<(u16, Vec<u8>), String>
+async fn exchange<S>(stream: S, url: &Url, sent: Option<Sent>, bytes_max: usize) -> Result<(u16, Vec<u8>), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let connection = tokio::spawn(connection);
-    let answered = ask(&mut sender, url, body, bytes_max).await;
+    let answered = ask(&mut sender, url, sent, bytes_max).await;
     connection.abort();
     answered
 }
@@ -118,18 +127,21 @@ where
 async fn ask(
     sender: &mut http1::SendRequest<Full<Bytes>>,
     url: &Url,
-    body: Option<Bytes>,
+    sent: Option<Sent>,
     bytes_max: usize,
 ) -> Result<(u16, Vec<u8>), String> {
-    let method = if body.is_some() { Method::POST } else { Method::GET };
-    let request = Request::builder()
+    let method = if sent.is_some() { Method::POST } else { Method::GET };
+    let Sent { headers, body } = sent.unwrap_or_default();
+    let mut request = Request::builder()
         .method(method)
         .uri(url.target())
         .header("host", url.authority())
         .header("user-agent", "blockremote")
-        .header("accept-encoding", "identity")
-        .body(Full::new(body.unwrap_or_default()))
-        .map_err(|e| e.to_string())?;
+        .header("accept-encoding", "identity");
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    let request = request.body(Full::new(body)).map_err(|e| e.to_string())?;
     let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
     let status = response.status();
     if status.is_redirection() {

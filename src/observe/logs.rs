@@ -6,23 +6,37 @@ use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{FilterExt, FilterFn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Registry, reload};
+use tracing_subscriber::{Layer, Registry, reload};
+
+use super::otlp::Export;
+use crate::kernel::trace::TARGET;
 
 static FILTER: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
 
-/// Starts logging for the whole process. A second call changes nothing.
-pub fn start(level: LevelFilter, json: bool, colours: bool) {
+/// Starts logging for the whole process, and collecting spans where they have somewhere to go. A second call changes
+/// nothing.
+pub fn start(level: LevelFilter, json: bool, colours: bool, export: Option<&Export>) {
     let (filter, handle) = reload::Layer::new(level);
-    let registry = tracing_subscriber::registry().with(filter);
     let sink = Sink { journal: journal_reads_us() };
-    let layer = tracing_subscriber::fmt::layer().with_writer(sink).with_ansi(colours).with_target(true);
+    let lines = tracing_subscriber::fmt::layer().with_writer(sink).with_ansi(colours).with_target(true);
+    let lines = if json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
+    // Spans are for the collector: formatting them for lines that do not show them would cost every request that is traced.
+    let filter = filter.and(FilterFn::new(|about| about.target() != TARGET));
+    let spans = export.map(|export| {
+        tracing_opentelemetry::layer()
+            .with_tracer(export.tracer())
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(FilterFn::new(|about| about.target() == TARGET).with_max_level_hint(LevelFilter::INFO))
+    });
     // Fails only when a logger is there already, as in tests.
-    let started =
-        if json { registry.with(layer.json().flatten_event(true)).try_init() } else { registry.with(layer).try_init() };
-    if started.is_ok() {
+    if tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init().is_ok() {
         let _ = FILTER.set(handle);
     }
 }

@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::otlp::ExportFigures;
 use super::process::Process;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,9 +94,10 @@ pub struct ConnectionFigures {
 }
 
 type ConnectionSource = Box<dyn Fn() -> ConnectionFigures + Send + Sync>;
+type ExportSource = Box<dyn Fn() -> ExportFigures + Send + Sync>;
 
 /// What a scrape samples: name without `_total`, meaning, and whether it only rises.
-const SAMPLED: [(&str, &str, bool); 24] = [
+const SAMPLED: [(&str, &str, bool); 26] = [
     ("blockremote_store_queue_writes", "Changes and heartbeats that wait for the writer", false),
     ("blockremote_store_queue_writes_max", "Changes and heartbeats that may wait for the writer", false),
     ("blockremote_store_refused_writes", "Changes and heartbeats refused because too many waited", true),
@@ -114,6 +116,8 @@ const SAMPLED: [(&str, &str, bool); 24] = [
     ("blockremote_connections", "Open connections, all listeners together", false),
     ("blockremote_connections_max", "Connections that may be open", false),
     ("blockremote_refused_connections", "Connections closed at once because there were too many", true),
+    ("blockremote_trace_messages_taken", "Messages of spans that the collector took", true),
+    ("blockremote_trace_messages_lost", "Messages of spans that the collector did not take", true),
     ("process_resident_memory_bytes", "Memory of this process that is in RAM", false),
     ("process_virtual_memory_bytes", "Address space of this process", false),
     ("process_open_fds", "Open files and sockets", false),
@@ -155,6 +159,7 @@ pub struct Metrics {
     sync_seconds: Counter<f64, AtomicU64>,
     cpu_seconds: Counter<f64, AtomicU64>,
     connections: OnceLock<ConnectionSource>,
+    exports: OnceLock<ExportSource>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -314,12 +319,18 @@ impl Metrics {
             sync_seconds,
             cpu_seconds,
             connections: OnceLock::new(),
+            exports: OnceLock::new(),
         }
     }
 
     /// Where the figures of connections come from; the first word counts.
     pub fn connections_by(&self, source: ConnectionSource) {
         let _ = self.connections.set(source);
+    }
+
+    /// Where the figures of traces come from; the first word counts.
+    pub fn traces_by(&self, source: ExportSource) {
+        let _ = self.exports.set(source);
     }
 
     /// A request was answered; `row` is its place in the route table.
@@ -388,6 +399,7 @@ impl Metrics {
     /// Takes over what is read at the moment of a scrape.
     pub fn set_gauges(&self, now: &Gauges) {
         let connections = self.connections.get().map(|source| source()).unwrap_or_default();
+        let exported = self.exports.get().map(|source| source()).unwrap_or_default();
         let values: [u64; SAMPLED.len()] = [
             now.write_queue,
             now.write_queue_max,
@@ -407,6 +419,8 @@ impl Metrics {
             connections.open,
             connections.max,
             connections.refused,
+            exported.taken,
+            exported.lost,
             now.process.resident_bytes,
             now.process.virtual_bytes,
             now.process.open_fds,

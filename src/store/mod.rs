@@ -25,6 +25,7 @@ use std::thread::JoinHandle;
 
 use redb::{Database, ReadableDatabase};
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 pub use codec::Row;
 pub use snapshot::Snapshot;
@@ -32,7 +33,7 @@ pub use tables::Key;
 pub use tx::Tx;
 pub use writer::{CommitObserver, Fate, Housekeeping, Job, WriterState};
 
-use crate::kernel::{Clock, Error, Kind, Refusal, Result, files, limits};
+use crate::kernel::{Clock, Error, Kind, Refusal, Result, files, limits, trace};
 
 /// How the data file is opened and committed.
 #[derive(Clone, Copy, Debug)]
@@ -251,7 +252,8 @@ impl Store {
     {
         let (reply, answer) = oneshot::channel();
         self.submit(Box::new(Change { change, result: None, reply: Some(reply) }))?;
-        answer.await.unwrap_or(Err(Error::OutcomeUnknown))
+        let committed = async { answer.await.unwrap_or(Err(Error::OutcomeUnknown)) };
+        committed.instrument(trace::step("commit")).await
     }
 
     /// Queues `change` without waiting for it: for what may be lost without harm.

@@ -145,6 +145,7 @@ impl Server {
             password_cost: Some(password::Params::default()),
             machine: Arc::new(machine.clone()),
             inherited: Inherited::default(),
+            export: None,
         };
         let (app, first) = App::start(&config, &env).await?;
         let first = first.ok_or("the folder was not empty")?;

@@ -2,7 +2,7 @@
 //! certificate and token are not one living device's.
 
 mod limits;
-mod peer;
+pub mod peer;
 
 use blockremote::client::socket::Event;
 use blockremote::client::{Socket, frame::Incoming};

@@ -54,6 +54,7 @@ mod tenants;
 mod tidy;
 mod tokens;
 mod tpm;
+mod traces;
 mod trust;
 mod usage;
 mod users;

@@ -47,7 +47,12 @@ async fn scrape(accept: &str) -> Result<String, Fault> {
     device.socket().await?.next().await;
     let refresh = json!({ "refresh_token": device.refresh_token });
     server.client()?.post("/v1/auth/refresh", None, &refresh).await?.success()?;
-    let mut stream = tokio::net::TcpStream::connect(server.app().addresses.internal).await?;
+    scraped(&server.app().addresses.internal.to_string(), accept).await
+}
+
+/// What an appliance exposes at its internal address.
+pub async fn scraped(address: &str, accept: &str) -> Result<String, Fault> {
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
     let request = format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();

@@ -90,7 +90,7 @@ async fn the_log_of_a_whole_run_names_who_and_what_and_holds_no_secret() {
     let log = std::fs::read_to_string(place.path("serve.log")).unwrap();
     let lines: Vec<Value> =
         log.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect();
-    let request = lines.iter().find(|l| l["request_id"] == "secrecy-1").unwrap();
+    let request = lines.iter().find(|l| l["request_id"] == "secrecy-1" && l["message"] == "request").unwrap();
     for (name, expected) in
         [("device", "BR-1"), ("trace_id", trace), ("route", "/v1/signals/heartbeat"), ("level", "DEBUG")]
     {
@@ -100,6 +100,12 @@ async fn the_log_of_a_whole_run_names_who_and_what_and_holds_no_secret() {
         assert!(text(request, name).starts_with(prefix), "{name} of {request}");
     }
     assert!(request["took_us"].is_u64(), "{request}");
+    let judged = lines.iter().find(|l| l["message"] == "a heartbeat was judged").unwrap();
+    for (name, expected) in
+        [("decision", "allow"), ("device", "BR-1"), ("trace_id", trace), ("request_id", "secrecy-1")]
+    {
+        assert_eq!(judged[name], expected, "{judged}");
+    }
     for secret in secrets {
         assert!(secret.len() > 8, "{secret:?} is no secret");
         assert!(!log.contains(&secret), "{secret} stands in the log");

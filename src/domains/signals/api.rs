@@ -20,6 +20,10 @@ pub struct HeartbeatRequest {
     #[serde(default, rename = "type")]
     #[schema(rename = "type")]
     kind: Option<String>,
+    /// Only on the socket: the trace that the message is in (W3C Trace Context), as the header `traceparent` says it of a
+    /// request.
+    #[serde(default)]
+    traceparent: Option<String>,
     /// The device's own name, 1 to 64 characters.
     #[schema(value_type = String, pattern = "^[A-Za-z0-9._:-]{1,64}$", example = "BR-1")]
     device_id: DeviceId,
@@ -282,7 +286,15 @@ impl HeartbeatRequest {
             debugger: false,
             sideloaded: Vec::new(),
         };
-        Self { kind: None, device_id, seq: None, sent_at: None, payload: Some(payload), readings: None }
+        Self {
+            kind: None,
+            traceparent: None,
+            device_id,
+            seq: None,
+            sent_at: None,
+            payload: Some(payload),
+            readings: None,
+        }
     }
 }
 
@@ -324,8 +336,10 @@ pub fn heartbeat_answer(answer: &Answer, signals: &Signals) -> HeartbeatResponse
 
 /// `POST /v1/signals/heartbeat`
 pub async fn heartbeat(ctx: Context, Json(request): Json<HeartbeatRequest>) -> Result<Reply<HeartbeatResponse>> {
-    if request.kind.is_some() {
-        return Err(Refusal::invalid("/type", "is not a member of this request").into());
+    for (given, pointer) in [(request.kind.is_some(), "/type"), (request.traceparent.is_some(), "/traceparent")] {
+        if given {
+            return Err(Refusal::invalid(pointer, "is not a member of this request").into());
+        }
     }
     let device = ctx.device()?;
     let signals = &ctx.services().signals;

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use crate::domains::attestation::Attestation;
 use crate::domains::audit::{self, NewEntry, ThreatLevel};
@@ -35,9 +36,11 @@ use crate::domains::intel::{Intel, Motion};
 use crate::domains::killswitch::KillSwitch;
 use crate::domains::metering::Metering;
 use crate::domains::tenants::{self, Tenants};
+use crate::kernel::clock::Stopwatch;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceNo, SessionId, SignalId, TokenId};
-use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result, Timestamp};
+use crate::kernel::trace::TraceContext;
+use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result, Timestamp, trace};
 use crate::store::tables::{Key, SIGNAL_ANCHORS, SIGNAL_RINGS};
 use crate::store::{Store, Tx};
 use breaker::{Breaker, Change};
@@ -289,6 +292,7 @@ impl Signals {
         let motion = Motion::of(beat.readings.iter().map(|r| r.accelerometer));
         let mode = self.inner.flags.word(entry.tenant, System::EngineMode, entry.id.as_str());
         let (reply, answer) = oneshot::channel();
+        let (watch, heard) = (Stopwatch::start(), origin.clone());
         let job = beat::Job {
             signals: Arc::clone(&self.inner),
             entry: Arc::clone(entry),
@@ -309,7 +313,21 @@ impl Signals {
             reply,
         };
         self.inner.store.submit(Box::new(job))?;
-        answer.await.unwrap_or(Err(Error::OutcomeUnknown))
+        let judged = async { answer.await.unwrap_or(Err(Error::OutcomeUnknown)) };
+        let answer = judged.instrument(trace::step("score and commit")).await?;
+        tracing::debug!(
+            request_id = &*heard.request_id,
+            trace_id = heard.trace.map(TraceContext::trace_id_text),
+            tenant = %entry.tenant,
+            device = %entry.id,
+            jti = jti.map(tracing::field::display),
+            decision = answer.decision.as_str(),
+            score = answer.score.points(),
+            signal = %answer.signal_id,
+            took_us = u64::try_from(watch.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "a heartbeat was judged"
+        );
+        Ok(answer)
     }
 
     /// Removes a device's rings in the caller's transaction; what is in memory goes once that is durable. Readings in the

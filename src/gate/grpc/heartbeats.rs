@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hyper::header::HeaderMap;
 use hyper::{Method, Uri};
 use tonic::Code;
+use tracing::Instrument;
 
 use super::body::Reading;
 use super::messages::{self, Kind};
@@ -18,6 +19,7 @@ use crate::gate::facts::Facts;
 use crate::gate::pipeline::check_rate;
 use crate::gate::route::Route;
 use crate::gate::routes::ROUTES;
+use crate::gate::spans;
 use crate::kernel::rate::{Quota, SlidingWindow};
 use crate::kernel::{Error, Result};
 
@@ -103,9 +105,16 @@ async fn take_in(
     let (uri, headers, method) = (Uri::from_static(row.path), HeaderMap::new(), Method::POST);
     let head = Head { method: method.as_str(), uri: &uri, headers: &headers };
     let ip = call.origin.ip.unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-    let facts = Facts { origin: call.origin.clone(), ip, certificate: None, trace: call.trace.clone() };
+    let mut facts = Facts { origin: call.origin.clone(), ip, certificate: None };
+    // In the stream's trace where that is recorded; else each message is drawn by itself.
+    facts.origin.trace = facts.origin.trace.filter(|trace| trace.is_sampled());
+    let span = gate.begin_rpc(&mut facts.origin, ip, row.path, " message");
     let caller = Caller::Device(Arc::clone(device));
-    let answer = gate.handled(input, head, row, &facts, &caller, &Arc::default()).await?;
+    spans::tell_caller(&span, Some(&caller));
+    let rate = Arc::default();
+    let handled = gate.handled(input, head, row, &facts, &caller, &rate).instrument(span.clone());
+    let answer = handled.await.map_err(Ended::from).inspect_err(|ended| ended.tell(&span))?;
+    Ended::well().tell(&span);
     let bytes = Kind::Heartbeat.write(&answer.body)?;
     prost::Message::decode(bytes.as_slice()).map_err(|e: prost::DecodeError| Error::internal(e).into())
 }

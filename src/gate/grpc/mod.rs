@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use tonic::codec::CompressionEncoding;
+use tracing::{Instrument, Span};
 
 use self::body::Reading;
 use self::status::{Ended, answer_only};
@@ -36,6 +37,7 @@ use super::problem::Problem;
 use super::render::rate_headers;
 use super::route::{Access, DeviceRule, Route};
 use super::router::Found;
+use super::spans;
 use crate::kernel::clock::Stopwatch;
 use crate::kernel::context::{Origin, Source};
 use crate::kernel::{Kind, Refusal};
@@ -125,9 +127,13 @@ impl Gate {
         };
         let method = Method::of(&path).filter(|m| m.is_switched_on(&self.settings.grpc));
         let row = found.map(|(_, index)| index);
+        let span = self.begin_rpc(&mut facts.origin, facts.ip, found.map_or("unknown", |(route, _)| route.path), "");
+        let facts = facts;
         let outcome = match (found, method) {
             (Some((route, index)), Some(method)) => {
-                self.answer_call(request, route, index, method, &facts, &mut extras, watch).await
+                let watched = (watch, span.clone());
+                let answered = self.answer_call(request, route, index, method, &facts, &mut extras, watched);
+                answered.instrument(span.clone()).await
             }
             _ => Err(unknown_method()),
         };
@@ -142,7 +148,7 @@ impl Gate {
                 response
             }
             Err(ended) => {
-                self.count_call(row, &facts, &ended, &extras, watch);
+                self.count_call(row, &facts, &ended, &extras, (watch, &span));
                 answer_only(metadata, &ended, &facts.origin.request_id)
             }
         }
@@ -157,7 +163,7 @@ impl Gate {
         method: Method,
         facts: &Facts,
         extras: &mut Extras,
-        watch: Stopwatch,
+        (watch, span): (Stopwatch, Span),
     ) -> Result<GrpcBody, Ended> {
         let (parts, incoming) = request.into_parts();
         let head = Head { method: parts.method.as_str(), uri: &parts.uri, headers: &parts.headers };
@@ -178,7 +184,7 @@ impl Gate {
             deadline,
             compressed,
             watch,
-            trace: facts.trace.clone(),
+            span: span.clone(),
         };
         if route.access == Access::Device(DeviceRule::Acting)
             && let Caller::Device(device) = &caller
@@ -189,13 +195,13 @@ impl Gate {
             Method::Unary(kind) => {
                 let work = self.unary(kind, reading, head, route, facts, &caller, extras);
                 let message = tokio::time::timeout(deadline, work).await.map_err(|_| status::too_late())??;
-                self.count_call(Some(row), facts, &Ended::well(), extras, watch);
+                self.count_call(Some(row), facts, &Ended::well(), extras, (watch, &span));
                 Ok(GrpcBody::one(&message, compressed))
             }
             Method::HealthCheck => {
                 let work = tools::health_check(self, reading);
                 let message = tokio::time::timeout(deadline, work).await.map_err(|_| status::too_late())??;
-                self.count_call(Some(row), facts, &Ended::well(), extras, watch);
+                self.count_call(Some(row), facts, &Ended::well(), extras, (watch, &span));
                 Ok(GrpcBody::one(&message, compressed))
             }
             Method::Heartbeats => {
@@ -258,8 +264,8 @@ impl Gate {
         if let Ok(id) = HeaderValue::from_str(&facts.origin.request_id) {
             metadata.insert("x-request-id", id);
         }
-        if let Some(trace) = &facts.trace {
-            metadata.insert("traceparent", trace.clone());
+        if let Some(trace) = facts.origin.trace.and_then(|t| HeaderValue::try_from(t.to_string()).ok()) {
+            metadata.insert("traceparent", trace);
         }
         if let Some(tier) = extras.tier {
             metadata.insert(HeaderName::from_static("x-plan-tier"), HeaderValue::from_static(tier));
@@ -270,9 +276,18 @@ impl Gate {
         metadata
     }
 
-    /// Metrics and the log of a call without a stream.
-    fn count_call(&self, row: Option<usize>, facts: &Facts, ended: &Ended, extras: &Extras, watch: Stopwatch) {
+    /// Metrics, span and the log of a call without a stream.
+    fn count_call(
+        &self,
+        row: Option<usize>,
+        facts: &Facts,
+        ended: &Ended,
+        extras: &Extras,
+        (watch, span): (Stopwatch, &Span),
+    ) {
         let took = watch.elapsed();
+        spans::tell_caller(span, extras.caller.as_ref());
+        ended.tell(span);
         self.metrics.request(row, ended.http_status, took);
         let request_id = &*facts.origin.request_id;
         let route = row.and_then(|i| super::routes::ROUTES.get(i)).map_or("none", |r| r.path);

@@ -6,9 +6,11 @@ use base64ct::{Base64Unpadded, Encoding};
 use hyper::Response;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use tonic::{Code, Status};
+use tracing::Span;
 
 use super::body::GrpcBody;
 use crate::gate::problem::Problem;
+use crate::gate::spans;
 use crate::kernel::error::FieldError;
 use crate::kernel::{Error, Kind, Refusal};
 
@@ -37,6 +39,11 @@ impl Ended {
             retry_after_s: None,
             fields: Vec::new(),
         }
+    }
+
+    /// Says in a span how it went.
+    pub fn tell(&self, span: &Span) {
+        spans::tell_status(span, "rpc.grpc.status_code", self.status as i64, self.http_status >= 500);
     }
 
     /// An end that has no counterpart over HTTP.

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::HeaderValue;
+use tracing::Span;
 
 use super::body::{GrpcBody, Out, gone};
 use super::status::{Ended, too_late};
@@ -15,6 +15,7 @@ use crate::gate::pipeline::Gate;
 use crate::gate::route::Route;
 use crate::kernel::clock::Stopwatch;
 use crate::kernel::context::Origin;
+use crate::kernel::trace::TraceContext;
 use crate::kernel::{Kind, Refusal};
 
 /// A call that was let in.
@@ -27,7 +28,8 @@ pub struct Call {
     pub deadline: Duration,
     pub compressed: bool,
     pub watch: Stopwatch,
-    pub trace: Option<HeaderValue>,
+    /// Its own span, which ends with it; what its messages do is told in theirs.
+    pub span: Span,
 }
 
 /// What a stream did, for the log.
@@ -84,9 +86,12 @@ fn finish(call: &Call, progress: Progress, ended: &Ended) {
     let Progress { out, tally } = progress;
     let took = call.watch.elapsed();
     call.gate.metrics.request(Some(call.row), ended.http_status, took);
+    call.span.record("blockremote.tenant", tracing::field::display(call.certificate.tenant));
+    call.span.record("blockremote.device", tracing::field::display(&call.certificate.device));
+    ended.tell(&call.span);
     tracing::info!(
         request_id = &*call.origin.request_id,
-        trace_id = call.trace.as_ref().and_then(|t| t.to_str().ok()?.split('-').nth(1)),
+        trace_id = call.origin.trace.map(TraceContext::trace_id_text),
         route = call.route.path,
         tenant = %call.certificate.tenant,
         device = %call.certificate.device,

@@ -40,6 +40,12 @@ pub struct Identity {
 impl Peer {
     /// `None`, and a skipped test, where there is no Python for tests.
     pub fn start(server: &Server) -> Result<Option<Self>, Fault> {
+        let address = format!("localhost:{}", server.app().addresses.grpc.port());
+        Self::at(address, server.config().paths.certs.join("ca.pem"))
+    }
+
+    /// The same for an appliance in a process of its own.
+    pub fn at(address: String, ca: PathBuf) -> Result<Option<Self>, Fault> {
         let Some(python) = crate::flags::python() else { return Ok(None) };
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut child = Command::new(python)
@@ -51,8 +57,6 @@ impl Peer {
             .spawn()?;
         let orders = child.stdin.take().ok_or("no standard input")?;
         let answers = BufReader::new(child.stdout.take().ok_or("no standard output")?);
-        let address = format!("localhost:{}", server.app().addresses.grpc.port());
-        let ca = server.config().paths.certs.join("ca.pem");
         let mut peer = Self { child, orders, answers, folder: Folder::new()?, address, ca, next: 0 };
         let ready = peer.answer()?;
         assert!(ready["ready"].to_string().contains("blockremote.v1.Signals"), "{ready}");
