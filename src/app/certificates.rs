@@ -31,6 +31,13 @@ struct State {
     next_try: Timestamp,
 }
 
+impl State {
+    /// A configuration that was read anew, with the folders of the running one: they change with a start.
+    fn here(&self, config: &Config) -> Config {
+        Config { paths: self.config.paths.clone(), ..config.clone() }
+    }
+}
+
 /// Reads, or makes, chain and key; gives them and when they end.
 fn files(config: &Config, clock: &Clock, random: &Random) -> Result<(super::place::ServerFiles, Timestamp)> {
     let files = Place::of(config).server_files(config, clock, random)?;
@@ -66,10 +73,17 @@ impl Certificates {
     /// When they cannot be read or do not fit together; the old ones go on being served.
     pub fn reload(&self, config: &Config) -> Result<Timestamp> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (files, ends) = files(config, &self.clock, &self.random)?;
+        let config = state.here(config);
+        let (files, ends) = files(&config, &self.clock, &self.random)?;
         self.served.replace(&files.chain_pem, &files.key_pem)?;
-        *state = State { config: config.clone(), ends, next_try: Timestamp::EPOCH };
+        *state = State { config, ends, next_try: Timestamp::EPOCH };
         Ok(ends)
+    }
+
+    /// Who issued what such a configuration serves; `None`: the administrator brought it.
+    pub fn authority(&self, config: &Config) -> Result<Option<crate::gate::Authority>> {
+        let config = self.state.lock().unwrap_or_else(PoisonError::into_inner).here(config);
+        Place::of(&config).authority(&config)
     }
 
     /// Renews what is about to end.

@@ -222,6 +222,8 @@ pub struct Operator {
 /// A list of revoked certificates, whose quotes are escaped, is the longest that is said here.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 const ASK_MAX: Duration = Duration::from_secs(5);
+/// After a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// The open socket; closing it removes its file.
 pub struct Listener {
@@ -250,7 +252,16 @@ impl Listener {
         files::restrict(path, 0o600).map_err(cannot)?;
         let operator = Arc::new(operator);
         let task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let (stream, _) = match listener.accept().await {
+                    Ok(accepted) => accepted,
+                    // Out of file descriptors, most likely: it passes.
+                    Err(e) => {
+                        tracing::warn!(error = %e, "an operator's command could not be heard");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
                 let operator = Arc::clone(&operator);
                 tokio::spawn(async move {
                     if let Err(e) = converse(stream, &operator).await {

@@ -2,6 +2,7 @@
 //! its certificate authority is known by. Off unless the administrator wants it: it tells everybody on the network.
 
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 
 use mdns_sd::{ServiceDaemon, ServiceInfo};
 
@@ -12,7 +13,7 @@ use crate::kernel::{Error, Result};
 pub const SERVICE: &str = "_blockremote._tcp.local.";
 
 /// An announcement; withdrawn when it is dropped.
-pub struct Announcement {
+struct Announcement {
     daemon: ServiceDaemon,
     name: String,
 }
@@ -39,12 +40,45 @@ fn service(host: &str, port: u16, fingerprint: Option<&str>, addresses: &[IpAddr
     Ok(if addresses.is_empty() { info.enable_addr_auto() } else { info })
 }
 
+/// Announces for as long as the appliance runs, where that is wanted.
+pub struct Announcer {
+    wanted: bool,
+    port: u16,
+    now: Mutex<Option<(Option<String>, Announcement)>>,
+}
+
+impl Announcer {
+    /// Announces nothing yet.
+    pub const fn new(wanted: bool, port: u16) -> Self {
+        Self { wanted, port, now: Mutex::new(None) }
+    }
+
+    /// Announces the appliance with the authority that it is known by now. Where it cannot, the log says so.
+    pub fn tell(&self, fingerprint: Option<&str>) {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.wanted || now.as_ref().is_some_and(|(told, _)| told.as_deref() == fingerprint) {
+            return;
+        }
+        // The old one is withdrawn first: both have one name.
+        drop(now.take());
+        match Announcement::start(self.port, fingerprint) {
+            Ok(announcement) => *now = Some((fingerprint.map(str::to_owned), announcement)),
+            Err(e) => tracing::warn!(error = %e, "the appliance could not be announced on the LAN"),
+        }
+    }
+
+    /// Withdraws it.
+    pub fn end(&self) {
+        drop(self.now.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
 impl Announcement {
     /// Begins to announce.
     ///
     /// # Errors
     /// When the machine has no socket for it.
-    pub fn start(port: u16, fingerprint: Option<&str>) -> Result<Self> {
+    fn start(port: u16, fingerprint: Option<&str>) -> Result<Self> {
         let daemon = ServiceDaemon::new().map_err(Error::internal)?;
         let info = service(&place::host_name(), port, fingerprint, &[])?;
         let name = info.get_fullname().to_owned();

@@ -27,6 +27,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -46,7 +47,7 @@ use crate::domains::metering::Metering;
 use crate::domains::signals::{self, Signals};
 use crate::domains::tenants::{EnrollmentPolicy, Tenants};
 use crate::domains::{Services, audit};
-use crate::gate::{Gate, routes};
+use crate::gate::{Authority, Gate, routes};
 use crate::kernel::ids::TenantId;
 use crate::kernel::{Clock, Error, Random, Result};
 use crate::net::http::{Deadlines, Drain, Http2, Lanes, Settings};
@@ -58,7 +59,7 @@ use crate::observe::strain::{Machine, ThisMachine};
 use crate::observe::{Metrics, Strain, Traces};
 use crate::store::{Options, Store, WriterParts};
 use certificates::Certificates;
-use discovery::Announcement;
+use discovery::Announcer;
 use doors::{GrpcDoor, InternalDoor, PublicDoor};
 use feeds::Fetcher;
 use place::Place;
@@ -133,7 +134,8 @@ pub struct App {
     failed: Arc<Notify>,
     lanes: Lanes,
     certificates: Arc<Certificates>,
-    announcement: Option<Announcement>,
+    authority: Arc<ArcSwapOption<Authority>>,
+    announcer: Announcer,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     control: Option<control::Listener>,
 }
@@ -435,8 +437,7 @@ impl App {
         }
         let place = Place::of(config);
         let certificates = Arc::new(Certificates::open(config, env.clock.clone(), env.random.clone())?);
-        let authority = place.authority(config)?;
-        let fingerprint = authority.as_ref().map(|a| a.fingerprint.clone());
+        let authority = Arc::new(ArcSwapOption::from(place.authority(config)?.map(Arc::new)));
         let tls12 = config.tls.min_version == TlsVersion::V1_2;
         let issuer = place.ca(&env.clock, &env.random)?.cert_pem;
         let mutual = tls::mutual_config(certificates.served(), &issuer, tls12, env.clock.clone())?;
@@ -456,7 +457,7 @@ impl App {
         let watched = Arc::clone(&metrics);
         let gate = Gate::new(
             Arc::clone(&services),
-            settings::gate(config, authority, traces),
+            settings::gate(config, Arc::clone(&authority), traces),
             clock.clone(),
             random.clone(),
             metrics,
@@ -556,12 +557,8 @@ impl App {
         let control = control::Listener::open(&place.control_socket(), operator)?;
         let addresses = Addresses { http: http_address, grpc: grpc_address, internal: internal_address };
         let control = Some(control);
-        let announcement = match config.machine.discovery.announce {
-            true => Announcement::start(http_address.port(), fingerprint.as_deref())
-                .inspect_err(|e| ::tracing::warn!(error = %e, "the appliance could not be announced on the LAN"))
-                .ok(),
-            false => None,
-        };
+        let announcer = Announcer::new(config.machine.discovery.announce, http_address.port());
+        announcer.tell(authority.load().as_ref().map(|a| a.fingerprint.as_str()));
         Ok(Self {
             services,
             addresses,
@@ -571,7 +568,8 @@ impl App {
             failed,
             lanes,
             certificates,
-            announcement,
+            authority,
+            announcer,
             tasks,
             control,
         })

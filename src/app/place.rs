@@ -104,7 +104,8 @@ impl Place {
         if chain.is_file() && key.is_file() {
             let chain_pem = read(&chain)?;
             let ends = certs::not_after(&chain_pem).map_err(Error::internal)?;
-            if ends > clock.now().plus(renew_before(config)) && covers(&chain_pem, config) {
+            let ours = certs::is_issued_by(&chain_pem, &ca.cert_pem);
+            if ours && ends > clock.now().plus(renew_before(config)) && covers(&chain_pem, config) {
                 return Ok(ServerFiles { chain_pem, key_pem: read(&key)? });
             }
         }
@@ -181,9 +182,8 @@ pub fn subjects(config: &Config) -> (Vec<String>, Vec<IpAddr>) {
     let host = host_name();
     if certs::is_dns_name(&host) {
         names.push(host.clone());
-        if !host.contains('.') {
-            names.push(format!("{host}.local"));
-        }
+        // By this name it is announced, whatever its domain is.
+        names.push(format!("{}.local", host.split('.').next().unwrap_or(&host)));
     }
     let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     // A machine whose interfaces cannot be listed still gets a certificate for localhost; tls.names adds the rest.

@@ -15,7 +15,11 @@ impl App {
     /// When they cannot be read or do not fit together; then the old ones stay.
     pub async fn reload(&self, config: &Config) -> Result<Timestamp> {
         let (certificates, config) = (Arc::clone(&self.certificates), config.clone());
-        tokio::task::spawn_blocking(move || certificates.reload(&config)).await.map_err(Error::internal)?
+        let reload = move || Ok::<_, Error>((certificates.reload(&config)?, certificates.authority(&config)?));
+        let (ends, authority) = tokio::task::spawn_blocking(reload).await.map_err(Error::internal)??;
+        self.announcer.tell(authority.as_ref().map(|a| a.fingerprint.as_str()));
+        self.authority.store(authority.map(Arc::new));
+        Ok(ends)
     }
 
     /// When the certificate ends that is served.
@@ -26,8 +30,20 @@ impl App {
     /// Whether the writer and every lane get round to their work within `limit`.
     pub async fn is_alive(&self, limit: Duration) -> bool {
         let before = self.lanes.pulses();
+        let commits = || self.store.state().commits.load(std::sync::atomic::Ordering::Relaxed);
+        let committed = commits();
         let come_round = async {
-            let writer = self.store.write(|_| Ok(())).await.is_ok();
+            let writer = match self.store.write(|_| Ok(())).await {
+                Ok(()) => true,
+                // No room in the queue: it is busy, and alive as long as it empties it.
+                Err(Error::Refused(_)) => {
+                    while commits() == committed {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    true
+                }
+                Err(_) => false,
+            };
             while self.lanes.pulses().iter().zip(&before).any(|(now, before)| now == before) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -45,7 +61,7 @@ impl App {
     /// Says whether everything ended by itself.
     pub async fn shut_down(mut self) -> bool {
         drop(self.control.take());
-        drop(self.announcement.take());
+        self.announcer.end();
         self.public.start();
         self.services.killswitch.hub().close_all(CloseReason::GoingAway);
         let drained = tokio::time::timeout(limits::DRAIN_MAX, self.public.finished()).await.is_ok();

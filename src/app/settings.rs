@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+
 use crate::attest::play;
 use crate::attest::policy::Policy;
 use crate::config::{self, Config, DpopNonce};
@@ -85,7 +87,7 @@ pub fn engine_policy(config: &Config, threshold: u8) -> engine::Policy {
 }
 
 /// What the configuration says about the way in.
-pub(super) fn gate(config: &Config, authority: Option<Authority>, traces: Arc<Traces>) -> GateSettings {
+pub(super) fn gate(config: &Config, authority: Arc<ArcSwapOption<Authority>>, traces: Arc<Traces>) -> GateSettings {
     GateSettings {
         traces,
         quotas: crate::gate::Quotas {
@@ -98,7 +100,7 @@ pub(super) fn gate(config: &Config, authority: Option<Authority>, traces: Arc<Tr
         },
         body_timeout: config.http.body_timeout,
         answer_timeout: config.http.answer_timeout,
-        authority: authority.map(Arc::new),
+        authority,
         trusted_proxies: config.http.trusted_proxies.clone(),
         allowed_origins: config.http.allowed_origins.clone(),
         dpop_nonce_required: config.tokens.dpop_nonce == DpopNonce::Required,

@@ -35,9 +35,9 @@ fn issue(config: &Config, args: &CertIssueArgs) -> Outcome {
     let ask_for = Ask::IssueCertificate { device: device.clone(), csr, days: args.days, tenant: args.tenant.clone() };
     let mut answer = ask(config, &ask_for)?;
     // Colons are allowed in a device's name, and are trouble in a file's.
-    let stem = args.out.join(device.as_str().replace(':', "_"));
-    let (certificate, ca) = (stem.with_extension("pem"), args.out.join("blockremote-ca.pem"));
-    let key = stem.with_extension("key");
+    let stem = device.as_str().replace(':', "_");
+    let file = |ending: &str| args.out.join(format!("{stem}.{ending}"));
+    let (certificate, key, ca) = (file("pem"), file("key"), args.out.join("blockremote-ca.pem"));
     for (path, member) in [(&key, "key"), (&certificate, "certificate")] {
         if let Some(content) = answer.get(member).and_then(Value::as_str) {
             write_new(path, content)?;

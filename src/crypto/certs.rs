@@ -152,6 +152,14 @@ pub fn not_after(cert_pem: &str) -> Result<Timestamp, CertError> {
     validity_end(&der_of(cert_pem)?).ok_or(CertError::BadCertificate)
 }
 
+/// Whether the first certificate in `cert_pem` was signed by the key of `ca_pem`.
+pub fn is_issued_by(cert_pem: &str, ca_pem: &str) -> bool {
+    let (Ok(cert), Ok(ca)) = (der_of(cert_pem), der_of(ca_pem)) else { return false };
+    let parsed = (x509_parser::parse_x509_certificate(&cert), x509_parser::parse_x509_certificate(&ca));
+    let (Ok((_, cert)), Ok((_, ca))) = parsed else { return false };
+    cert.issuer() == ca.subject() && cert.verify_signature(Some(ca.public_key())).is_ok()
+}
+
 /// DNS names and addresses that the first certificate in `cert_pem` is for.
 ///
 /// # Errors

@@ -130,7 +130,6 @@ impl Authenticator {
     /// network has failed too often.
     pub fn machine(&self, text: &str, ip: IpAddr) -> Result<Caller> {
         let now = self.clock.now();
-        self.check_budget(ip, now)?;
         let found = self.services.iam.api_key(text).and_then(|key| {
             let tenant = self.services.tenants.entry(key.tenant)?;
             let maker = match key.kind {
@@ -142,7 +141,9 @@ impl Authenticator {
             };
             Some(MachineCaller { key, maker, tenant })
         });
+        // Looking costs a hash. Only who shows what is no key pays: others behind the same address go on.
         let Some(machine) = found else {
+            self.check_budget(ip, now)?;
             self.limiter.auth_failed(ip, now);
             return Err(unauthenticated().into());
         };

@@ -1,9 +1,11 @@
 //! The documents: OpenAPI, Swagger UI, a plain reference page, a home page. All of them work without the Internet.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 
 use base64ct::{Base64, Encoding};
+use hyper::body::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -51,7 +53,12 @@ pub async fn swagger(ctx: Context, _: Nothing) -> Result<Reply<Document>> {
     let config = utoipa_swagger_ui::Config::from("/openapi.json").validator_url("none");
     let found = utoipa_swagger_ui::serve(&file, Arc::new(config)).map_err(|e| Error::Internal(e.to_string()))?;
     let found = found.ok_or_else(Refusal::not_found)?;
-    let reply = Reply::raw(found.content_type, found.bytes.into_owned())
+    // Of the program's own image: a copy for each request would be memory at a stranger's disposal.
+    let bytes = match found.bytes {
+        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        Cow::Owned(bytes) => bytes.into(),
+    };
+    let reply = Reply::raw(found.content_type, bytes)
         .header("content-security-policy", SWAGGER_CSP)
         .header("cache-control", "public, max-age=3600");
     Ok(if found.gzpipped { reply.header("content-encoding", "gzip") } else { reply })

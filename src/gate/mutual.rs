@@ -38,10 +38,13 @@ impl Gate {
     /// The client certificate of a connection of mutual TLS, if it still counts.
     pub(super) fn certificate(&self, facts: &Facts) -> Result<Arc<CertificateEntry>, Problem> {
         let now = self.clock.now();
-        self.authenticator.check_budget(facts.ip, now)?;
         let shown = facts.certificate.ok_or_else(unauthenticated)?;
-        let found = self.services.certificates.check(&shown, now);
-        Ok(found.inspect_err(|_| self.limiter.auth_failed(facts.ip, now))?)
+        self.services.certificates.check(&shown, now).map_err(|refusal| {
+            // Only who shows one that does not count pays for it: others behind the same address go on.
+            let spent = self.authenticator.check_budget(facts.ip, now);
+            self.limiter.auth_failed(facts.ip, now);
+            spent.err().map_or_else(|| refusal.into(), Problem::from)
+        })
     }
 
     fn check_pair(&self, certificate: &CertificateEntry, caller: Caller, facts: &Facts) -> Result<Caller, Problem> {

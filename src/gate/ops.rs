@@ -5,9 +5,10 @@ use utoipa::ToSchema;
 
 use super::docs::Document;
 use super::{Context, Nothing, Reply};
+use crate::domains::Services;
 use crate::domains::signals::BreakerState;
 use crate::kernel::{Kind, Refusal, Result};
-use crate::observe::strain::{Disk, Memory};
+use crate::observe::strain::{Disk, Memory, Strain};
 
 /// Health in one word.
 #[derive(Serialize, ToSchema)]
@@ -57,22 +58,26 @@ pub async fn status(ctx: Context, _: Nothing) -> Result<Reply<Status>> {
     Ok(Reply::new(Status { name: "BlockRemote", version: env!("CARGO_PKG_VERSION"), health }))
 }
 
-/// `GET /health/ready`
-pub async fn ready(ctx: Context, _: Nothing) -> Result<Reply<Health>> {
-    let failing = if ctx.draining {
+/// The part for which the appliance cannot do its work, and what to do about it. Every door and the metrics say the same.
+pub(super) fn failing(services: &Services, draining: bool, strain: &Strain) -> Option<(&'static str, &'static str)> {
+    if draining {
         Some(("shutdown", "The appliance is shutting down."))
-    } else if ctx.services().store.has_failed() {
+    } else if services.store.has_failed() {
         Some(("store", "The data file failed; the appliance must be restarted."))
-    } else if let Some(task) = ctx.strain.ended_task() {
+    } else if let Some(task) = strain.ended_task() {
         Some((task, "A task ended by a defect; the log has the cause. Restart the appliance."))
-    } else if ctx.strain.disk() == Disk::Full {
+    } else if strain.disk() == Disk::Full {
         Some(("disk", "The disk is full: not even heartbeats can be kept. Make room; it comes back by itself."))
-    } else if ctx.strain.memory() == Memory::Exhausted {
+    } else if strain.memory() == Memory::Exhausted {
         Some(("memory", "The appliance is out of memory: raise its limit, or serve fewer devices."))
     } else {
         None
-    };
-    let Some((part, detail)) = failing else {
+    }
+}
+
+/// `GET /health/ready`
+pub async fn ready(ctx: Context, _: Nothing) -> Result<Reply<Health>> {
+    let Some((part, detail)) = failing(ctx.services(), ctx.draining, &ctx.strain) else {
         let parts = degraded(&ctx);
         return Ok(Reply::new(Health { status: if parts.is_empty() { "ok" } else { "degraded" }, parts }));
     };
@@ -193,6 +198,7 @@ pub async fn metrics(ctx: Context, _: Nothing) -> Result<Reply<Document>> {
         sockets: services.killswitch.hub().len() as u64,
         store_bytes: std::fs::metadata(services.store.path()).map_or(0, |m| m.len()),
         store_failed: services.store.has_failed(),
+        ready: failing(services, ctx.draining, &ctx.strain).is_none(),
     });
     let (content_type, text) = ctx.metrics.exposition(ctx.accept.as_deref());
     Ok(Reply::raw(content_type, text))

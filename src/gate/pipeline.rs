@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -49,8 +50,8 @@ pub struct GateSettings {
     pub trusted_proxies: Vec<crate::kernel::network::Network>,
     /// Origins that may open sockets and read answers from a page of theirs.
     pub allowed_origins: Vec<String>,
-    /// Who issued the certificate, for the page by which phones come to trust it.
-    pub authority: Option<Arc<super::Authority>>,
+    /// Who issued the certificate that is served now, for the page by which phones come to trust it.
+    pub authority: Arc<ArcSwapOption<super::Authority>>,
     /// Whether every DPoP proof must bear a nonce of ours.
     pub dpop_nonce_required: bool,
     /// Which requests are traced.
@@ -346,7 +347,7 @@ impl Gate {
             clock: self.clock.clone(),
             metrics: Arc::clone(&self.metrics),
             strain: Arc::clone(&self.strain),
-            authority: self.settings.authority.clone(),
+            authority: self.settings.authority.load_full(),
             draining: self.drain.has_started(),
             accept: header("accept").map(str::to_owned),
             enrollment: credential(head.headers, "Enrollment").map(str::to_owned),

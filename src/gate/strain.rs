@@ -23,11 +23,14 @@ const WITHOUT_ROOM: &[&str] = &[
     "/v1/devices/{device_id}/commands",
     "/v1/devices/{device_id}/unblock",
     "/v1/kill-switch",
+    // Without a certificate a device hears no command over gRPC.
+    "/blockremote.v1.Signals/RenewCertificate",
 ];
 
 /// How important a row is.
 pub(super) fn importance(route: &Route) -> Importance {
-    if route.door == Door::Internal || route.path.starts_with("/health") && matches!(route.access, Access::Public(_)) {
+    let health = route.path.starts_with("/health") || route.path.starts_with("/grpc.health.");
+    if route.door == Door::Internal || health && matches!(route.access, Access::Public(_)) {
         return Importance::Always;
     }
     if route.verb == Verb::Ws

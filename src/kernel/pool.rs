@@ -97,7 +97,9 @@ impl Drop for Pool {
 
 fn work(queue: &Mutex<mpsc::Receiver<Job>>, closing: &AtomicBool) {
     // On Linux this is the calling thread's priority. Where it is refused, checks are merely less polite.
-    let _ = rustix::process::nice(NICENESS);
+    if let Err(e) = rustix::process::nice(NICENESS) {
+        tracing::debug!(error = %e, "work in the background runs at the priority of everything else");
+    }
     loop {
         // One idle thread waits in the channel, the others for the lock; it is free again before the job runs.
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
@@ -19,6 +19,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::activity::{Activity, Busy, Held};
 use super::deadline::{Progress, Timed};
 use super::limits::Connections;
 use super::{Peer, Service, tls};
@@ -34,7 +35,7 @@ pub struct Deadlines {
     pub handshake: Duration,
     /// For a request's header, from its first byte on.
     pub header: Duration,
-    /// For a connection without a request in flight.
+    /// For a connection without a request in flight, and for a client to take what it is sent.
     pub idle: Duration,
 }
 
@@ -296,7 +297,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let progress = Progress::default();
-    let io = Timed::new(io, progress.clone(), settings.deadlines.header);
+    let io = Timed::new(io, progress.clone(), settings.deadlines);
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, progress) = (service.clone(), progress.clone());
         progress.request();
@@ -332,7 +333,7 @@ where
         let (service, busy) = (service.clone(), Busy::new(&seen));
         async move {
             let response = service.call(request, peer).await;
-            Ok::<_, std::convert::Infallible>(response.map(|body| Held { body, _busy: busy }))
+            Ok::<_, std::convert::Infallible>(response.map(|body| Held::new(body, busy)))
         }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -345,11 +346,15 @@ where
         .max_local_error_reset_streams(Some(64))
         .serve_connection(TokioIo::new(io), answer);
     let mut connection = pin!(connection);
-    // HTTP/2 itself knows no end of idleness: a client that only answers pings would stay for ever.
+    // HTTP/2 itself knows no end of idleness: a client that only answers pings would stay for ever, and one that asks
+    // and never takes the answers would have them kept for it.
     tokio::select! {
         result = connection.as_mut() => return note(peer.address, result),
         () = drain.started() => {}
         () = activity.idle_for(settings.deadlines.idle) => {}
+        () = activity.stalled_for(settings.deadlines.idle) => {
+            return tracing::debug!(peer = %peer.address, "a client does not take what it asked for; its connection was closed");
+        }
     }
     connection.as_mut().graceful_shutdown();
     let grace = settings.deadlines.idle;
@@ -361,71 +366,5 @@ where
 fn note(peer: SocketAddr, result: hyper::Result<()>) {
     if let Err(e) = result {
         tracing::debug!(%peer, error = %e, "connection ended");
-    }
-}
-
-/// Requests in flight on one HTTP/2 connection, and how many there ever were.
-#[derive(Default)]
-struct Activity {
-    in_flight: AtomicUsize,
-    ever: AtomicUsize,
-}
-
-impl Activity {
-    /// Resolves when no request was in flight for a whole period.
-    fn idle_for(&self, period: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(async move {
-            let mut before = usize::MAX;
-            loop {
-                let ever = self.ever.load(Ordering::Acquire);
-                if ever == before && self.in_flight.load(Ordering::Acquire) == 0 {
-                    return;
-                }
-                before = ever;
-                tokio::time::sleep(period).await;
-            }
-        })
-    }
-}
-
-/// A body whose request is in flight until its last byte is sent.
-struct Held<B> {
-    body: B,
-    _busy: Busy,
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Held<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-struct Busy(Arc<Activity>);
-
-impl Busy {
-    fn new(activity: &Arc<Activity>) -> Self {
-        activity.in_flight.fetch_add(1, Ordering::AcqRel);
-        activity.ever.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(activity))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }

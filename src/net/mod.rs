@@ -3,6 +3,7 @@
 //! Every connection has deadlines of our own: for the handshake, for the header, for idleness. What a request means is
 //! decided by the [`Service`] that is handed in. Knows nothing of routes, tokens or tenants.
 
+mod activity;
 pub mod address;
 mod deadline;
 pub mod fetch;

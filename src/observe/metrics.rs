@@ -47,6 +47,8 @@ pub struct Gauges {
     pub store_bytes: u64,
     /// Whether the disk has failed.
     pub store_failed: bool,
+    /// Whether the appliance can do its work.
+    pub ready: bool,
     /// Anonymous callers that are counted.
     pub anonymous_tokens: u64,
     /// Their networks.
@@ -426,7 +428,7 @@ impl Metrics {
             now.process.open_fds,
             now.process.max_fds,
             now.process.threads,
-            u64::from(!now.store_failed),
+            u64::from(now.ready),
         ];
         for (sampled, value) in self.sampled.iter().zip(values) {
             match sampled {

@@ -48,6 +48,7 @@ mod secrecy;
 mod service;
 mod sessions;
 mod signing_keys;
+mod stalled;
 mod strain;
 mod tenant_switch;
 mod tenants;

@@ -251,3 +251,23 @@ async fn the_devices_of_a_person_outlive_the_password() -> Done {
     assert_refused(&crate::common::refresh(&server, "nonsense").await?, 403, "refresh_invalid");
     Ok(())
 }
+
+/// Two phones whose names differ behind a dot had one file between them; and a certificate is issued while nothing runs, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_issued_on_a_stopped_appliance_each_into_files_of_its_own() {
+    let (place, said) = Place::set_up();
+    let running = place.serve();
+    for device in ["phone.1", "phone.2"] {
+        let ticket = text(&said, "enrollment_token");
+        let enroll = json!({ "device_id": device, "device_name": "a", "os_version": "1", "enrollment_token": ticket });
+        assert_eq!(running.client().post("/v1/auth/device", None, &enroll).await.unwrap().status, 201);
+    }
+    running.terminate();
+    for device in ["phone.1", "phone.2"] {
+        let said = place.ends(&["admin", "cert", "issue", "--device", device, "--out", ".", "--json"], 0).0;
+        let key = text(&json_of(&said), "key_file");
+        assert!(key.ends_with(&format!("{device}.key")) && std::path::Path::new(&place.path(&key)).is_file(), "{said}");
+    }
+    let listed = place.ends(&["admin", "cert", "list", "--json"], 0).0;
+    assert_eq!(listed.matches("\"living\"").count(), 2, "{listed}");
+}

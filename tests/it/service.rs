@@ -139,7 +139,32 @@ async fn a_new_certificate_is_served_without_a_restart() {
     wait_until("it was read anew", || log().contains("were read anew"));
     let after = served(&running.url, place.path("certs/ca.pem").as_path(), None).await.unwrap();
     assert_ne!(before, after);
+
+    // Back to one of its own: the page by which phones come to trust it is there again. Other folders count later.
+    std::fs::write(place.path("blockremote.toml"), "certs = \"elsewhere\"\n").unwrap();
+    running.signal(rustix::process::Signal::HUP);
+    wait_until("it was read anew", || log().matches("were read anew").count() == 2);
+    assert_eq!(running.client().get("/ca", None).await.unwrap().status, 200);
+    assert!(!place.path("elsewhere").exists(), "nothing was made there");
     assert_eq!(running.terminate().1, Some(0));
+}
+
+/// An authority that was replaced took the certificate that its predecessor had signed for its own, and no client that
+/// trusted the published one came in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_authority_signs_a_certificate_of_its_own() {
+    let (place, _) = Place::set_up();
+    place.serve().terminate();
+    for file in ["certs/ca.pem", "certs/ca.key"] {
+        std::fs::remove_file(place.path(file)).unwrap();
+    }
+    let running = place.serve();
+    let ca = place.path("certs/ca.pem");
+    let shown = served(&running.url, &ca, None).await.unwrap();
+    assert_eq!(running.client().get("/health/live", None).await.unwrap().status, 200);
+    running.terminate();
+    let running = place.serve();
+    assert_eq!(served(&running.url, &ca, None).await.unwrap(), shown, "it stays as long as the authority stays");
 }
 
 fn paths(place: &Place) -> blockremote::config::Paths {

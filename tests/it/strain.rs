@@ -159,6 +159,8 @@ async fn a_nearly_full_disk_makes_it_read_only_and_a_full_one_stops_heartbeats()
     ] {
         server.machine.set_disk_free_bytes(free * MIB);
         until_ready_says(&server, health, names).await;
+        let gauge = format!("blockremote_ready {}", u8::from(health == 200));
+        assert!(metric(&server, &gauge).await, "the gauge says what the probe says: {gauge}");
         // People come in, and lock devices, whatever the disk says.
         let token = server.admin_token().await.unwrap();
         let mut client = server.client().unwrap();

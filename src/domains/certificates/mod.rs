@@ -61,6 +61,11 @@ pub enum Authority {
     Device(Option<[u8; 32]>),
 }
 
+fn revoked() -> Refusal {
+    let why = "This client certificate was revoked. Ask for another one.";
+    Refusal::new(Kind::Unauthenticated, "certificate_refused", why)
+}
+
 fn prefix(tenant: TenantId, device: &DeviceId) -> Key {
     Key::new().bytes(tenant.to_bytes()).text(device.as_str())
 }
@@ -70,9 +75,8 @@ impl Certificates {
     pub fn rebuild(devices: Devices, ca: CaPair, lifetime: Duration, clock: Clock, random: Random) -> Result<Self> {
         let store = devices.store().clone();
         let by_hash = papaya::HashMap::new();
-        let now = clock.now();
         store.read()?.rows::<Row>(CLIENT_CERTIFICATES, |_, row| {
-            if let Some(hash) = row.hash().filter(|_| row.lives(now)) {
+            if let Some(hash) = row.hash().filter(|_| row.revoked_at.is_none()) {
                 by_hash.pin().insert(hash, Arc::new(CertificateEntry::of(&row)));
             }
             Ok(())
@@ -91,22 +95,28 @@ impl Certificates {
             return Err(refused("This client certificate is not known here, or was revoked. Ask for another one."));
         };
         if entry.has_ended() {
-            return Err(refused("This client certificate was revoked. Ask for another one."));
+            return Err(revoked());
         }
+        // It stays known: a clock that ran ahead comes back.
         if now > entry.expires_at {
-            self.inner.by_hash.pin().remove(sha256);
             return Err(refused("This client certificate has expired. Ask for another one."));
         }
-        let device = self.inner.devices.entry(entry.tenant, &entry.device);
-        if device.is_none_or(|d| d.no != entry.device_no || d.is_removed()) {
+        if self.is_orphaned(&entry) {
             return Err(refused("The device of this client certificate was removed. Enroll it again."));
         }
         Ok(entry)
     }
 
-    /// Certificates that are known and have not ended.
+    /// Whether its device was removed.
+    pub fn is_orphaned(&self, entry: &CertificateEntry) -> bool {
+        let device = self.inner.devices.entry(entry.tenant, &entry.device);
+        device.is_none_or(|d| d.no != entry.device_no || d.is_removed())
+    }
+
+    /// Certificates that count at this moment.
     pub fn count(&self) -> usize {
-        self.inner.by_hash.len()
+        let now = self.inner.clock.now();
+        self.inner.by_hash.pin().values().filter(|entry| now <= entry.expires_at && !entry.has_ended()).count()
     }
 
     /// Issues a certificate for the key of a PKCS 10 request.
@@ -196,6 +206,10 @@ impl Certificates {
                 }
                 let device = devices::load(tx, tenant, &id)?.filter(|d| d.no == no).ok_or_else(Refusal::not_found)?;
                 let living = this.living(tx, &row, now)?;
+                // It may have been revoked while the renewal waited for its turn.
+                if shown.is_some() && !living.iter().any(|row| row.hash() == shown) {
+                    return Err(revoked().into());
+                }
                 match by {
                     Authority::Person(_) if living.len() >= LIVING_PER_DEVICE_MAX => {
                         let detail = format!(

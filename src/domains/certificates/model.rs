@@ -1,5 +1,8 @@
 //! A client certificate: its row, its live side, and how it is shown.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::ToSchema;
@@ -79,6 +82,16 @@ pub struct CertificateEntry {
     /// Its last second.
     pub expires_at: Timestamp,
     ended: watch::Sender<bool>,
+    watchers: Arc<AtomicUsize>,
+}
+
+/// One of the streams that a certificate may have of a kind.
+pub struct Watching(Arc<AtomicUsize>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl CertificateEntry {
@@ -89,11 +102,18 @@ impl CertificateEntry {
             device_no: row.device_no,
             expires_at: row.expires_at,
             ended: watch::Sender::new(row.revoked_at.is_some()),
+            watchers: Arc::default(),
         }
     }
 
     pub(super) fn end(&self) {
         self.ended.send_replace(true);
+    }
+
+    /// A place among its watchers, of whom there are so many at most.
+    pub fn watching(&self, most: usize) -> Option<Watching> {
+        let place = Watching(Arc::clone(&self.watchers));
+        (self.watchers.fetch_add(1, Ordering::AcqRel) < most).then_some(place)
     }
 
     /// Whether it was revoked.

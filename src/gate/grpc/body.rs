@@ -18,11 +18,14 @@ use tonic::Status;
 use tonic::codec::{CompressionEncoding, DecodeBuf, Decoder, Streaming};
 
 use super::status::Ended;
+use crate::kernel::limits;
 
 /// Messages that wait for a client that reads slowly.
 const QUEUE_MAX: usize = 16;
+/// Marks that wait to be asked for: a device's unfinished commands are marked all at once.
+const MARKS_MAX: usize = limits::OPEN_COMMANDS_PER_DEVICE_MAX + QUEUE_MAX;
 /// A message that cannot be put into that queue for this long ends the stream.
-const WRITE_MAX: Duration = Duration::from_secs(10);
+pub const WRITE_MAX: Duration = Duration::from_secs(10);
 /// Smaller messages are not worth compressing.
 const COMPRESSED_FROM: usize = 512;
 
@@ -86,7 +89,13 @@ pub struct GrpcBody(Inner);
 
 enum Inner {
     Whole(VecDeque<Frame<Bytes>>),
-    Coming { queue: mpsc::Receiver<Bytes>, last: Arc<Mutex<Option<HeaderMap>>> },
+    Coming { queue: mpsc::Receiver<Outbound>, last: Arc<Mutex<Option<HeaderMap>>>, fetched: mpsc::Sender<u64> },
+}
+
+/// A message on its way, and the mark by which its fetching is told.
+struct Outbound {
+    data: Bytes,
+    mark: Option<u64>,
 }
 
 impl GrpcBody {
@@ -103,9 +112,10 @@ impl GrpcBody {
     /// A body whose messages are still to come.
     pub(super) fn coming(compressed: bool) -> (Self, Out) {
         let (sender, queue) = mpsc::channel(QUEUE_MAX);
+        let (fetched, marks) = mpsc::channel(MARKS_MAX);
         let last = Arc::new(Mutex::new(None));
-        let out = Out { queue: sender, last: Arc::clone(&last), compressed, sent: 0 };
-        (Self(Inner::Coming { queue, last }), out)
+        let out = Out { queue: sender, last: Arc::clone(&last), marks, compressed, sent: 0 };
+        (Self(Inner::Coming { queue, last, fetched }), out)
     }
 }
 
@@ -116,9 +126,13 @@ impl Body for GrpcBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut self.0 {
             Inner::Whole(frames) => Poll::Ready(frames.pop_front().map(Ok)),
-            Inner::Coming { queue, last } => match queue.poll_recv(cx) {
+            Inner::Coming { queue, last, fetched } => match queue.poll_recv(cx) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(Some(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                Poll::Ready(Some(Outbound { data, mark })) => {
+                    // Full only where nobody asks for marks any more.
+                    let _ = mark.map(|mark| fetched.try_send(mark));
+                    Poll::Ready(Some(Ok(Frame::data(data))))
+                }
                 Poll::Ready(None) => {
                     let trailers = last.lock().unwrap_or_else(PoisonError::into_inner).take();
                     Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))))
@@ -134,7 +148,8 @@ impl Body for GrpcBody {
 
 /// Where a stream puts its messages.
 pub struct Out {
-    queue: mpsc::Sender<Bytes>,
+    queue: mpsc::Sender<Outbound>,
+    marks: mpsc::Receiver<u64>,
     last: Arc<Mutex<Option<HeaderMap>>>,
     compressed: bool,
     /// Messages so far.
@@ -147,8 +162,26 @@ impl Out {
     /// # Errors
     /// The end of the stream, when the client does not read or is gone.
     pub async fn send(&mut self, message: &impl Message) -> Result<(), Ended> {
-        let bytes = framed(&message.encode_to_vec(), self.compressed);
-        match tokio::time::timeout(WRITE_MAX, self.queue.send(bytes)).await {
+        self.queued(message, None).await
+    }
+
+    /// As [`Out::send`]; [`Out::fetched`] gives the mark once the connection has taken the message.
+    pub async fn send_marked(&mut self, message: &impl Message, mark: u64) -> Result<(), Ended> {
+        self.queued(message, Some(mark)).await
+    }
+
+    /// The mark of the next message that went out. Dropping the future loses none.
+    pub async fn fetched(&mut self) -> u64 {
+        match self.marks.recv().await {
+            Some(mark) => mark,
+            // The stream is over, which others notice.
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn queued(&mut self, message: &impl Message, mark: Option<u64>) -> Result<(), Ended> {
+        let data = framed(&message.encode_to_vec(), self.compressed);
+        match tokio::time::timeout(WRITE_MAX, self.queue.send(Outbound { data, mark })).await {
             Ok(Ok(())) => {
                 self.sent += 1;
                 Ok(())

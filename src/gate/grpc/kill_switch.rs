@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tonic::Code;
 
-use super::body::Reading;
+use super::body::{Reading, WRITE_MAX};
 use super::proto::signals::{CommandFrame, CommandsRequest};
 use super::status::{Ended, too_slow};
 use super::stream::{Call, Progress, Running};
@@ -56,22 +56,38 @@ async fn serve(call: &Call, caller: &DeviceCaller, reading: Reading, progress: &
     let hello = killswitch.notice(entry, Notice::AuthOk, "authenticated", json!({ "mode": mode }))?;
     progress.out.send(&frame(&hello)).await?;
     let mut sent_through = 0;
-    for (seq, text) in killswitch.pending(entry).await? {
+    let pending = killswitch.pending(entry).await?;
+    let count = pending.len();
+    for (seq, text) in pending {
         sent_through = sent_through.max(seq);
-        progress.out.send(&frame(&text)).await?;
-        killswitch.mark_sent(entry, vec![seq]);
+        progress.out.send_marked(&frame(&text), seq).await?;
     }
     if unpaid {
+        let all_fetched = async {
+            for _ in 0..count {
+                let seq = progress.out.fetched().await;
+                killswitch.mark_sent(entry, vec![seq]);
+            }
+        };
+        // A client that does not read them gets them again the next time.
+        let _ = tokio::time::timeout(WRITE_MAX, all_fetched).await;
         return Ok(closed(CloseReason::Paywall));
     }
     loop {
-        match place.outbox.queue.recv().await {
+        let next = tokio::select! {
+            // Sent is what the connection has taken, not what waits for it.
+            seq = progress.out.fetched() => {
+                killswitch.mark_sent(entry, vec![seq]);
+                continue;
+            }
+            next = place.outbox.queue.recv() => next,
+        };
+        match next {
             // What the hub brings may repeat what was read from the store.
             Some(Outgoing::Command { seq, .. }) if seq <= sent_through => {}
             Some(Outgoing::Command { seq, frame: text }) => {
                 sent_through = seq;
-                progress.out.send(&frame(&text)).await?;
-                killswitch.mark_sent(entry, vec![seq]);
+                progress.out.send_marked(&frame(&text), seq).await?;
             }
             Some(Outgoing::Notice(text)) => progress.out.send(&frame(&text)).await?,
             Some(Outgoing::Close(reason)) => return Ok(closed(reason)),

@@ -62,7 +62,10 @@ impl Ended {
 
     /// Whether it is about who calls and not about what was sent: a stream ends with it.
     pub fn concerns_the_caller(&self) -> bool {
-        matches!(self.http_status, 401 | 402 | 423 | 503 | 500) || self.code == "tenant_suspended"
+        // Too much at once, or no room for now: the next message may find it better, and a stream that ended would come
+        // back with a whole handshake.
+        let passes = matches!(self.code, "overloaded" | "read_only");
+        matches!(self.http_status, 401 | 402 | 423 | 503 | 500) && !passes || self.code == "tenant_suspended"
     }
 
     /// The last metadata of a call.

@@ -43,6 +43,39 @@ fn a_deadline_is_the_clients_within_ours() {
     }
 }
 
+/// One moment of too much ended every stream that sent just then, and each came back with a whole handshake.
+#[test]
+fn what_passes_is_told_in_an_answer_and_what_concerns_the_device_ends_its_stream() {
+    use crate::kernel::{Error, Kind, Refusal};
+    for (kind, code, ends) in [
+        (Kind::Unavailable, "overloaded", false),
+        (Kind::Unavailable, "read_only", false),
+        (Kind::RateLimited, "rate_limited", false),
+        (Kind::Invalid, "invalid_request", false),
+        (Kind::Unavailable, "shutting_down", true),
+        (Kind::Unauthenticated, "unauthenticated", true),
+        (Kind::PaymentRequired, "trial_expired", true),
+    ] {
+        let ended = Ended::from(Error::from(Refusal::new(kind, code, "")));
+        assert_eq!(ended.concerns_the_caller(), ends, "{code}");
+    }
+    assert!(Ended::from(Error::OutcomeUnknown).concerns_the_caller(), "its fate is not known");
+}
+
+/// A command counted as sent while it still waited for a client that read nothing.
+#[tokio::test]
+async fn a_message_is_fetched_when_the_connection_takes_it() {
+    use hyper::body::Body as _;
+    let (mut body, mut out) = GrpcBody::coming(false);
+    let frame = proto::signals::CommandFrame { frame: "{}".to_owned() };
+    assert!(out.send_marked(&frame, 7).await.is_ok());
+    let waiting = tokio::time::timeout(Duration::from_millis(20), out.fetched()).await;
+    assert!(waiting.is_err(), "it waits in the queue");
+    let taken = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await;
+    assert!(taken.is_some());
+    assert_eq!(out.fetched().await, 7);
+}
+
 #[test]
 fn every_refusal_of_http_has_a_status_of_grpc_that_is_no_success() {
     for status in [400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 422, 423, 429, 500, 503] {

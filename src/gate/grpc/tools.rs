@@ -17,10 +17,13 @@ use super::proto::reflection::{
 use super::proto::{FILES, File};
 use super::status::{Ended, too_slow};
 use super::stream::{Call, Progress, Running};
+use crate::gate::ops;
 use crate::gate::pipeline::Gate;
 
 /// How often a watcher's service is looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// Watchers of one certificate: a tool has one or two.
+const WATCHERS_MAX: usize = 4;
 /// Questions of one stream.
 const QUESTIONS_MAX: u64 = 1_000;
 /// Bytes of a question that are given back.
@@ -28,7 +31,7 @@ const NAME_BYTES_MAX: usize = 512;
 
 fn serving(gate: &Gate, service: &str) -> Option<ServingStatus> {
     let known = service.is_empty() || FILES.iter().any(|f| f.services.contains(&service));
-    let well = !gate.services.store.has_failed() && !gate.drain.has_started();
+    let well = ops::failing(&gate.services, gate.drain.has_started(), &gate.strain).is_none();
     known.then_some(if well { ServingStatus::Serving } else { ServingStatus::NotServing })
 }
 
@@ -52,8 +55,16 @@ pub fn health_watch<'a>(call: &'a Call, reading: Reading, progress: &'a mut Prog
 async fn watch(call: &Call, reading: Reading, progress: &mut Progress) -> Result<Ended, Ended> {
     let asked = tokio::time::timeout(call.gate.settings.body_timeout, reading.one::<HealthCheckRequest>()).await;
     let asked = asked.map_err(|_| too_slow())??;
+    let _watching = call.certificate.watching(WATCHERS_MAX).ok_or_else(|| {
+        let detail = format!("This certificate has {WATCHERS_MAX} streams of this kind already.");
+        Ended::new(Code::ResourceExhausted, "too_many_watchers", detail)
+    })?;
     let mut told = None;
     loop {
+        // Only a revocation ends the stream by itself.
+        if call.gate.services.certificates.is_orphaned(&call.certificate) {
+            return Ok(Ended::new(Code::Unauthenticated, "certificate_refused", "The device was removed."));
+        }
         let status = serving(&call.gate, &asked.service).unwrap_or(ServingStatus::ServiceUnknown);
         if told != Some(status) {
             progress.out.send(&HealthCheckResponse { status: status.into() }).await?;
