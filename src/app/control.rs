@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 use super::export::{self, AskAudit};
 use super::feeds::{self, AskIntel};
 use super::replay;
-use crate::crypto::Secret;
 use crate::crypto::keyring::KeyRing;
+use crate::crypto::{Secret, unhex};
 use crate::domains::attestation::{NewRoot, RootKind};
 use crate::domains::certificates::Authority;
 use crate::domains::iam::{self, KeyCustody, NewUser, TokenSpec};
@@ -54,6 +54,9 @@ pub enum Ask {
         /// Notes that were kept elsewhere.
         #[serde(default)]
         known: Vec<String>,
+        /// The public half of the log's key, in hex, where it is known from elsewhere.
+        #[serde(default)]
+        key: Option<String>,
     },
     /// The signed log.
     Audit(AskAudit),
@@ -313,9 +316,15 @@ impl Operator {
             }
             Ask::Drill => in_json(&self.backups.drill().await?),
             Ask::BackupStatus => in_json(&super::backup::schedule::status(&self.services.store).await?),
-            Ask::Verify { known } => {
+            Ask::Verify { known, key } => {
                 let known: Vec<Vec<u8>> = known.into_iter().map(String::into_bytes).collect();
-                let check = move |s: &crate::store::Snapshot| audit::check_trees_against(s, &known);
+                let key = key.map(|text| {
+                    unhex(&text)
+                        .and_then(|bytes| bytes.try_into().ok())
+                        .ok_or_else(|| Refusal::invalid("/key", "must be 64 hexadecimal digits"))
+                });
+                let key = key.transpose()?;
+                let check = move |s: &crate::store::Snapshot| audit::check_trees_against(s, &known, key);
                 let trees = self.services.store.read_with(check).await?;
                 Ok(json!({ "audit": trees }))
             }

@@ -39,9 +39,13 @@ pub enum AskAudit {
 
 pub(super) async fn answer(operator: &Operator, ask: AskAudit) -> Result<Value> {
     let (AskAudit::Key { tenant } | AskAudit::Checkpoint { tenant } | AskAudit::Export { tenant, .. }) = &ask;
-    let tenants = match operator.tenant_or_all(tenant.clone()).await? {
-        Some(tenant) => vec![tenant],
-        None => operator.services.tenants.entries().iter().map(|tenant| tenant.id).collect(),
+    let logs = operator.services.audit.logs().await?;
+    // A deleted tenant has no name any more, and its log stays.
+    let named = tenant.as_deref().and_then(|text| text.parse::<TenantId>().ok()).filter(|id| logs.contains(id));
+    let tenants = match (named, tenant) {
+        (Some(tenant), _) => vec![tenant],
+        (None, None) => logs,
+        (None, Some(_)) => operator.tenant_or_all(tenant.clone()).await?.into_iter().collect(),
     };
     let audit = &operator.services.audit;
     match ask {

@@ -117,19 +117,27 @@ impl Witness {
 pub async fn run(services: Arc<Services>, witness: Option<Witness>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
-        for tenant in services.tenants.entries() {
-            round(&services.audit, witness.as_ref(), tenant.id).await;
+        match services.audit.logs().await {
+            Ok(logs) => round(&services.audit, witness.as_ref(), &logs).await,
+            Err(e) => tracing::warn!(error = %e, "the audit logs could not be signed and will be in a minute"),
         }
     }
 }
 
-/// Signs one log, if it has grown, and has it cosigned.
-pub async fn round(audit: &Audit, witness: Option<&Witness>, tenant: TenantId) {
-    if let Err(e) = audit.sign(tenant, Origin::system()).await {
-        tracing::warn!(error = %e, %tenant, "the audit log could not be signed and will be in a minute");
-        return;
+/// Signs the logs that have grown, and has them cosigned. All are signed first: a witness that is silent holds up none.
+pub async fn round(audit: &Audit, witness: Option<&Witness>, logs: &[TenantId]) {
+    for tenant in logs {
+        if let Err(e) = audit.sign(*tenant, Origin::system()).await {
+            tracing::warn!(error = %e, %tenant, "the audit log could not be signed and will be in a minute");
+        }
     }
     let Some(witness) = witness else { return };
+    for tenant in logs {
+        offer(audit, witness, *tenant).await;
+    }
+}
+
+async fn offer(audit: &Audit, witness: &Witness, tenant: TenantId) {
     let cosigned = match audit.unwitnessed(tenant).await {
         Ok(Some(checkpoint)) => witness.cosign(audit, &checkpoint).await,
         Ok(None) => Ok(()),

@@ -107,12 +107,10 @@ fn verify(config: &Config, args: &AuditVerifyArgs) -> Outcome {
         if let Some(file) = file.filter(|file| !file.exists()) {
             return Err(Failure::Refused(format!("{} does not exist; nothing was checked", file.display())));
         }
-        if known.key.is_some() || known.witness.is_some() {
-            let what =
-                "--key and --witness-key are for an exported folder or an appliance; a data file holds its own key";
-            return Err(Failure::Usage(what.to_owned()));
+        if known.witness.is_some() {
+            return Err(Failure::Usage("--witness-key is for an exported folder or an appliance".to_owned()));
         }
-        return data::verify(config, file, &known.checkpoints, args.json);
+        return data::verify(config, file, &known.checkpoints, known.key.map(|key| key.public()), args.json);
     };
     let mut reports = Vec::new();
     for log in logs_in(folder)? {

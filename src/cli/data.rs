@@ -12,6 +12,7 @@ use crate::app::backup::restore;
 use crate::app::control::{self, Ask};
 use crate::app::place::Place;
 use crate::config::Config;
+use crate::crypto::hex;
 use crate::crypto::vault::PrivateKey;
 use crate::domains::audit;
 use crate::kernel::{Clock, Error};
@@ -105,12 +106,18 @@ pub(super) fn compact(config: &Config, as_json: bool) -> Outcome {
     Ok(exit::DONE)
 }
 
-pub(super) fn verify(config: &Config, file: Option<&Path>, known: &[Vec<u8>], as_json: bool) -> Outcome {
+pub(super) fn verify(
+    config: &Config,
+    file: Option<&Path>,
+    known: &[Vec<u8>],
+    key: Option<[u8; 32]>,
+    as_json: bool,
+) -> Outcome {
     let place = Place::of(config);
     let file = file.unwrap_or(&place.data).to_owned();
     let running = if absolute(&file)? == absolute(&place.data)? {
         let known = known.iter().map(|note| String::from_utf8_lossy(note).into_owned()).collect();
-        control::ask(&place.control_socket(), &Ask::Verify { known })?
+        control::ask(&place.control_socket(), &Ask::Verify { known, key: key.map(|key| hex(&key)) })?
     } else {
         None
     };
@@ -122,7 +129,7 @@ pub(super) fn verify(config: &Config, file: Option<&Path>, known: &[Vec<u8>], as
         None => {
             let summary = backup::check_file(&file).map_err(Error::internal)?;
             let store = Store::look(&file).map_err(Error::internal)?;
-            let trees = audit::check_trees_against(&store.read()?, known)?;
+            let trees = audit::check_trees_against(&store.read()?, known, key)?;
             (Some(summary), serde_json::to_value(trees).map_err(Error::internal)?)
         }
     };
@@ -152,6 +159,9 @@ pub(super) fn verify(config: &Config, file: Option<&Path>, known: &[Vec<u8>], as
                 of("root"),
                 of("checkpoints")
             ));
+            if tree.get("checkpoints").and_then(serde_json::Value::as_u64) == Some(0) {
+                text.push_str("  nothing of it is signed yet: only what others keep of it could tell a change\n");
+            }
         }
         for fault in &faults {
             text.push_str(&format!("FAULT: {fault}\n"));

@@ -116,7 +116,7 @@ fn dispatch(cli: &Cli) -> Outcome {
                 Command::Restore(args) => data::restore(&loaded.config, args),
                 Command::Drill(args) => data::drill(&loaded.config, args.json),
                 Command::Compact(args) => data::compact(&loaded.config, args.json),
-                Command::Verify(args) => data::verify(&loaded.config, args.file.as_deref(), &[], args.json),
+                Command::Verify(args) => data::verify(&loaded.config, args.file.as_deref(), &[], None, args.json),
                 Command::Audit(AuditCommand::Replay(args)) => replay::run(&loaded.config, args),
                 Command::Audit(command) => audit::run(&loaded.config, command),
                 Command::Config(args) => settings::run(&loaded, args.json),

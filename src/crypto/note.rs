@@ -123,6 +123,11 @@ impl Verifier {
         &self.name
     }
 
+    /// The key itself.
+    pub const fn public(&self) -> [u8; 32] {
+        self.key
+    }
+
     /// What it signs.
     pub const fn kind(&self) -> KeyKind {
         self.kind

@@ -15,7 +15,7 @@ use crate::observe::strain::{Disk, Memory, Strain};
 pub struct Health {
     /// `ok`, or `degraded`; a failing part answers 503 instead.
     pub status: &'static str,
-    /// What is degraded and still serves: `scoring`, `disk`, `memory`.
+    /// What is degraded and still serves: `scoring`, `disk`, `memory`, `audit`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub parts: Vec<&'static str>,
@@ -32,6 +32,7 @@ fn degraded(ctx: &Context) -> Vec<&'static str> {
         ("scoring", ctx.services().signals.scoring().state != BreakerState::Closed),
         ("disk", ctx.strain.disk() != Disk::Ample),
         ("memory", ctx.strain.memory() != Memory::Ample),
+        ("audit", ctx.services().audit.is_torn()),
     ];
     parts.into_iter().filter(|(_, degraded)| *degraded).map(|(part, _)| part).collect()
 }
@@ -176,6 +177,7 @@ pub async fn metrics(ctx: Context, _: Nothing) -> Result<Reply<Document>> {
         ("scoring", u8::from(scoring != BreakerState::Closed)),
         ("disk", ctx.strain.disk() as u8),
         ("memory", ctx.strain.memory() as u8),
+        ("audit", u8::from(services.audit.is_torn())),
     ]);
     ctx.metrics.set_shed(ctx.strain.refused());
     let anonymous = services.iam.anonymous().figures().windows;

@@ -124,6 +124,9 @@ impl Store {
             return Err(failed("there is no such file, or it is empty".to_owned()));
         }
         let file = files::open_private(path).map_err(|e| failed(e.to_string()))?;
+        // After a sync that failed the kernel may hold pages as written that never reached the disk (Rebello et al.,
+        // "Can Applications Recover from fsync Failures?", 2020): what is read must be what is there.
+        files::forget_cached(&file).map_err(|e| failed(e.to_string()))?;
         let refused = |e: redb::DatabaseError| match e {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
             other => failed(other.to_string()),

@@ -2,6 +2,7 @@
 
 mod files;
 mod mutations;
+mod tampered;
 mod witness;
 
 use base64ct::{Base64, Encoding};

@@ -52,20 +52,41 @@ impl Faults {
 
 /// Recomputes every leaf, subtree and root from the stored entries and compares them with what is stored, and with what
 /// was signed: the stored checkpoints, and those that somebody kept elsewhere (`known`, each the bytes of a note).
-pub fn check_trees_against(snapshot: &Snapshot, known: &[Vec<u8>]) -> Result<Vec<TreeCheck>> {
+/// Where somebody knows the public half of its key from elsewhere (`key`), the file's own must be that one and every log
+/// signed with it.
+pub fn check_trees_against(snapshot: &Snapshot, known: &[Vec<u8>], key: Option<[u8; 32]>) -> Result<Vec<TreeCheck>> {
     let mut heads: Vec<(TenantId, HeadRow)> = Vec::new();
     snapshot.rows::<HeadRow>(AUDIT_HEADS, |key, row| {
         let tenant = key.first_chunk::<16>().ok_or_else(|| Error::internal("an audit head has a damaged key"))?;
         heads.push((TenantId::from_bytes(*tenant), row));
         Ok(())
     })?;
-    let key = signing::public_key(snapshot)?;
-    heads.into_iter().map(|(tenant, head)| check_tree(snapshot, tenant, &head, key, known)).collect()
+    let own = signing::public_key(snapshot)?;
+    let check = |(tenant, head): (TenantId, HeadRow)| {
+        let mut checked = check_tree(snapshot, tenant, &head, own, known)?;
+        if key.is_some() && (key != own || checked.size > 0 && checked.checkpoints == 0) {
+            let what = if key == own { "nothing of it is signed" } else { "the file's key is another than --key" };
+            checked.faults.push(format!("entry 0, or one behind it, may be anything: {what}"));
+            checked.first_bad = Some(0);
+        }
+        Ok(checked)
+    };
+    heads.into_iter().map(check).collect()
+}
+
+/// Whose logs there are.
+pub(super) fn logs(snapshot: &Snapshot) -> Result<Vec<TenantId>> {
+    let mut found = Vec::new();
+    snapshot.rows::<HeadRow>(AUDIT_HEADS, |key, _| {
+        found.extend(key.first_chunk::<16>().map(|tenant| TenantId::from_bytes(*tenant)));
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// [`check_trees_against`] what is stored alone.
 pub fn check_trees(snapshot: &Snapshot) -> Result<Vec<TreeCheck>> {
-    check_trees_against(snapshot, &[])
+    check_trees_against(snapshot, &[], None)
 }
 
 fn check_tree(
@@ -147,6 +168,10 @@ fn signed_roots(
             return;
         };
         if checkpoint.origin.split('/').nth(1) != Some(tenant.to_string().as_str()) {
+            // Among those that somebody kept there may be others' logs; among the log's own there may not.
+            if let Some(size) = size {
+                faults.add(size, format!("the stored checkpoint of {size} entries is one of another log"));
+            }
             return;
         }
         let verifier = key.map(|key| Verifier::new(&checkpoint.origin, KeyKind::Ed25519, key));

@@ -22,6 +22,7 @@ mod store;
 pub mod tiles;
 pub mod verify;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub use check::{TreeCheck, check_trees, check_trees_against};
@@ -38,7 +39,7 @@ use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, TenantId};
 use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result, Timestamp, limits};
 use crate::store::{Snapshot, Store};
-use signing::Signer;
+use signing::{Signer, Signing};
 use tiles::Tile;
 
 /// Reads the log, and signs it.
@@ -48,6 +49,8 @@ pub struct Audit {
     clock: Clock,
     random: Random,
     signer: Arc<OnceLock<Signer>>,
+    /// Whether a log was found that does not go on from what was signed of it.
+    torn: Arc<AtomicBool>,
 }
 
 /// A name that a tenant's log is signed under.
@@ -77,7 +80,7 @@ pub struct Unwitnessed {
 impl Audit {
     /// The log in this data file. It signs nothing before [`Self::settle`].
     pub fn new(store: Store, clock: Clock, random: Random) -> Self {
-        Self { store, clock, random, signer: Arc::default() }
+        Self { store, clock, random, signer: Arc::default(), torn: Arc::default() }
     }
 
     /// Makes the key of the log where there is none, takes over a new name, and begins new origins after a restore. Once,
@@ -138,11 +141,30 @@ impl Audit {
     /// Signs the log as it stands, if it has grown by more than the entry about the last checkpoint; says whether it did.
     pub async fn sign(&self, tenant: TenantId, origin: Origin) -> Result<bool> {
         let this = self.clone();
-        let fresh = self.store.read_with(move |snapshot| signing::sign(snapshot, this.signer()?, tenant)).await?;
-        let Some(fresh) = fresh else { return Ok(false) };
+        let found = self.store.read_with(move |snapshot| signing::sign(snapshot, this.signer()?, tenant)).await?;
+        let fresh = match found {
+            Signing::Fresh(fresh) => fresh,
+            Signing::UpToDate => return Ok(false),
+            Signing::Torn(why) => {
+                self.torn.store(true, Ordering::Relaxed);
+                let advice = "somebody changed the data file; it is signed no more: `blockremote audit verify`";
+                tracing::error!(%tenant, why, "the audit log was tampered with");
+                return Err(Error::Internal(format!("the audit log of {tenant} was tampered with: {why}; {advice}")));
+            }
+        };
         let (clock, random) = (self.clock.clone(), self.random.clone());
         self.store.write(move |tx| signing::keep(tx, tenant, &fresh, &origin, clock.now(), &random)).await?;
         Ok(true)
+    }
+
+    /// Whether a log was found, since the start, that does not go on from what was signed of it.
+    pub fn is_torn(&self) -> bool {
+        self.torn.load(Ordering::Relaxed)
+    }
+
+    /// Whose logs there are, those of deleted tenants among them.
+    pub async fn logs(&self) -> Result<Vec<TenantId>> {
+        self.store.read_with(check::logs).await
     }
 
     /// The names that the tenant's log went by, the present one last.

@@ -153,6 +153,24 @@ pub(super) fn consistency(snapshot: &Snapshot, tenant: TenantId, from: u64, to: 
     Ok(Consistency { from, to, path, from_root, root })
 }
 
+/// Roots of the first so many entries, from the stored subtrees; `None` where some are missing.
+pub(super) fn roots_at<const N: usize>(
+    snapshot: &Snapshot,
+    tenant: TenantId,
+    sizes: [u64; N],
+) -> Result<Option<[Hash; N]>> {
+    let failed = std::cell::RefCell::new(None);
+    let node = nodes(snapshot, tenant, &failed);
+    let mut roots = [merkle::empty_root(); N];
+    for (root, size) in roots.iter_mut().zip(sizes) {
+        match merkle::root_at(size, &node) {
+            Ok(found) => *root = found,
+            Err(_) => return failed.take().map_or(Ok(None), Err),
+        }
+    }
+    Ok(Some(roots))
+}
+
 /// Finds stored subtrees; what the store has to say about a failure is kept apart.
 fn nodes<'a>(
     snapshot: &'a Snapshot,

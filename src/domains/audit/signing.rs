@@ -10,7 +10,7 @@
 use base64ct::{Base64UrlUnpadded, Encoding};
 use serde::{Deserialize, Serialize};
 
-use super::merkle;
+use super::merkle::{self, Hash};
 use super::model::{Action, HeadRow, NewEntry};
 use super::store::{append, frontier};
 use super::tiles::Checkpoint;
@@ -257,18 +257,67 @@ pub(super) struct Fresh {
     pub note: String,
 }
 
-/// Signs what the snapshot shows, if the log has grown by more than the entry about its last checkpoint.
-pub(super) fn sign(snapshot: &Snapshot, signer: &Signer, tenant: TenantId) -> Result<Option<Fresh>> {
+/// What there is to sign.
+pub(super) enum Signing {
+    /// Nothing: the log has grown by no more than the entry about its last checkpoint.
+    UpToDate,
+    /// This.
+    Fresh(Box<Fresh>),
+    /// The log is not the one that was signed before; nobody may be told otherwise. A sentence on it.
+    Torn(String),
+}
+
+/// Signs what the snapshot shows, if it has grown and begins with what was signed before.
+pub(super) fn sign(snapshot: &Snapshot, signer: &Signer, tenant: TenantId) -> Result<Signing> {
     let head: Option<HeadRow> = snapshot.get(AUDIT_HEADS, Key::new().bytes(tenant.to_bytes()))?;
-    let Some(head) = head.filter(|head| head.size > 0) else { return Ok(None) };
+    let head = head.unwrap_or_default();
     let (number, epoch) = epoch(snapshot, signer, tenant)?;
-    // The entry about a checkpoint is one; where there is one entry alone, it is that one.
-    if latest(snapshot, tenant, number)?.is_some_and(|(size, _)| head.size <= size + 1) {
-        return Ok(None);
+    let last = latest(snapshot, tenant, number)?;
+    let root = frontier(&head)?.root();
+    if let Some((size, row)) = &last
+        && let Some(why) = torn(snapshot, signer, tenant, &epoch, (*size, &row.note), (head.size, root))?
+    {
+        return Ok(Signing::Torn(why));
     }
-    let checkpoint = Checkpoint { origin: epoch.origin.clone(), size: head.size, root: frontier(&head)?.root() };
+    // The entry about a checkpoint is one; where there is one entry alone, it is that one.
+    if head.size == 0 || last.is_some_and(|(size, _)| head.size <= size + 1) {
+        return Ok(Signing::UpToDate);
+    }
+    let checkpoint = Checkpoint { origin: epoch.origin.clone(), size: head.size, root };
     let note = signer.key.sign(&epoch.origin, &checkpoint.to_text());
-    Ok(Some(Fresh { number, epoch, size: head.size, note }))
+    Ok(Signing::Fresh(Box::new(Fresh { number, epoch, size: head.size, note })))
+}
+
+/// Why the log does not go on from its last checkpoint; `None` where it does. Signing it would be a lie about the past, and
+/// one that everybody can see who kept that checkpoint.
+fn torn(
+    snapshot: &Snapshot,
+    signer: &Signer,
+    tenant: TenantId,
+    epoch: &EpochRow,
+    (signed_size, note): (u64, &str),
+    (size, root): (u64, Hash),
+) -> Result<Option<String>> {
+    let read = Note::parse(note.as_bytes()).ok();
+    let genuine = read.as_ref().is_some_and(|note| note.verify(&signer.verifier(&epoch.origin)).is_ok());
+    let signed = read.and_then(|note| Checkpoint::parse(note.text()));
+    let Some(signed) = signed.filter(|c| genuine && c.size == signed_size && c.origin == epoch.origin) else {
+        return Ok(Some(format!(
+            "its last checkpoint, of {signed_size} entries, is not one that this appliance signed"
+        )));
+    };
+    if signed_size > size {
+        return Ok(Some(format!("{signed_size} entries were signed, and {size} are there")));
+    }
+    let roots = super::serve::roots_at(snapshot, tenant, [signed_size, size])?;
+    Ok(match roots {
+        Some([before, _]) if before != signed.root => {
+            Some(format!("its first {signed_size} entries are not those that were signed"))
+        }
+        Some([_, now]) if now != root => Some(format!("its {size} entries and its head do not fit together")),
+        Some(_) => None,
+        None => Some("a part of its tree is missing".to_owned()),
+    })
 }
 
 /// Stores what was signed, with the entry that says so; nothing where another one came before it.

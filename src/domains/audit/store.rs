@@ -164,21 +164,28 @@ pub(super) fn erased_through(mark: Option<Vec<u8>>) -> u64 {
 /// how many. What only served those entries goes with them: their places in the lists of devices, and the states of the
 /// engine behind their decisions. The tree, and every proof, stays as it is.
 ///
-/// It ends at the first entry that is younger, or that cannot be read: that one is evidence.
+/// It ends at the first entry that is younger, or that cannot be read: that one is evidence. An entry is no younger than
+/// those behind it, whatever it says: one that was written while the clock ran ahead keeps nobody's address.
 pub fn erase_older(tx: &mut Tx<'_>, tenant: TenantId, before: Timestamp, limit: usize) -> Result<usize> {
     let mark_key = Key::new().bytes(tenant.to_bytes());
     let mark = erased_through(tx.get_raw(AUDIT_ERASED, &mark_key)?);
     let end = mark_key.end_of_prefix();
     let rows = tx.scan_from(AUDIT, &mark_key.clone().number(mark), limit)?;
-    let mut erased = 0;
+    let mut read = Vec::new();
     for (key, value) in rows {
-        let seq = mark + erased as u64;
+        let seq = mark + read.len() as u64;
         let own = end.as_ref().is_none_or(|end| key.as_slice() < end.as_ref());
         let Ok(EntryRow { leaf: Some(text), .. }) = codec::decode::<EntryRow>(&value) else { break };
         let Ok(leaf) = serde_json::from_str::<Leaf>(&text) else { break };
-        if !own || trailing_number(&key) != Some(seq) || leaf.created_at >= before {
+        if !own || trailing_number(&key) != Some(seq) {
             break;
         }
+        read.push((key, text, leaf));
+    }
+    let old = read.iter().rposition(|(_, _, leaf)| leaf.created_at < before).map_or(0, |last| last + 1);
+    let mut erased = 0;
+    for (key, text, leaf) in read.into_iter().take(old) {
+        let seq = mark + erased as u64;
         let hash = Base64UrlUnpadded::encode_string(&merkle::leaf_hash(text.as_bytes()));
         tx.put(AUDIT, &key, &EntryRow { leaf: None, personal: None, hash: Some(hash) })?;
         if let Some(device) = &leaf.device_id {

@@ -258,8 +258,9 @@ impl Check<'_> {
     fn personal(&mut self, bundle: Tile, leaves: &[LeafSeen]) -> Step<()> {
         let name = bundle.to_string().replacen("tile/entries/", "personal/", 1);
         let lines = self.file(&name)?.unwrap_or_default();
-        for (at, line) in lines.split(|b| *b == b'\n').filter(|l| !l.is_empty()).take(LINES_MAX + 1).enumerate() {
-            let read: Option<PersonalLine> = serde_json::from_slice(line).ok();
+        for (at, line) in lines.split(|b| *b == b'\n').filter(|l| !l.is_empty()).enumerate() {
+            // An entry has one line: more of them hide one that nobody reads.
+            let read: Option<PersonalLine> = (at < LINES_MAX).then(|| serde_json::from_slice(line).ok()).flatten();
             let unreadable = || Stop::Bad(Some(bundle.first()), format!("{name}, line {}: it does not read", at + 1));
             let read = read.ok_or_else(unreadable)?;
             let place = read.seq.checked_sub(bundle.first()).and_then(|i| usize::try_from(i).ok());

@@ -214,6 +214,7 @@ impl Iam {
             &snapshot,
             parts.clock.now(),
         )?;
+        let sweeping = sweep::Sweeping::new(&parts.clock);
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
@@ -248,7 +249,7 @@ impl Iam {
                     LOGINS_WAITING_MAX,
                     "Too many logins wait to be checked. Try again in a moment.",
                 )?,
-                sweeping: sweep::Sweeping::default(),
+                sweeping,
             }),
         })
     }

@@ -12,9 +12,9 @@ use super::Iam;
 use super::model::SessionRow;
 use super::session;
 use crate::domains::{audit, tenants};
-use crate::kernel::Result;
 use crate::kernel::ids::{SessionId, TenantId};
 use crate::kernel::rate::Quota;
+use crate::kernel::{Clock, Result, Timestamp};
 use crate::store::tables::{Key, SESSIONS, SESSIONS_BY_USER};
 use crate::store::{codec, purge};
 
@@ -25,6 +25,10 @@ const PURGED_AT_ONCE: usize = 500;
 const LAST_PASS_AFTER: Duration = Duration::from_secs(60);
 /// Entries of one tenant that one sweep erases.
 const ERASED_AT_ONCE: usize = 500;
+/// How long the clock must have run evenly before the age of an entry is believed.
+const CLOCK_STEADY_FOR: Duration = Duration::from_secs(3_600);
+/// A clock that is corrected bit by bit stays within this in that time.
+const CLOCK_DRIFT_MAX: Duration = Duration::from_secs(600);
 /// A session's row is kept this long after the session can no longer be refreshed.
 const SESSIONS_KEPT: Duration = Duration::from_secs(86_400);
 /// Session rows that one sweep looks at.
@@ -33,12 +37,32 @@ const SESSIONS_SEEN_AT_ONCE: usize = 4_000;
 const SESSIONS_REMOVED_AT_ONCE: usize = 500;
 
 /// What sweeps remember from one to the next; lost without harm.
-#[derive(Default)]
 pub(super) struct Sweeping {
     /// Somebody does not want to wait for the next sweep.
     pub wanted: Notify,
     /// Where the look through the sessions goes on.
     sessions_from: Mutex<Key>,
+    /// What the clock said, and what had been lived through, when it was last believed to have been set.
+    clock_set: Mutex<(Timestamp, Duration)>,
+}
+
+impl Sweeping {
+    pub fn new(clock: &Clock) -> Self {
+        let clock_set = Mutex::new((clock.now(), clock.lived()));
+        Self { wanted: Notify::default(), sessions_from: Mutex::default(), clock_set }
+    }
+
+    /// Whether nobody has set the clock for a while. What is erased is gone for good, and a machine that starts with a wrong
+    /// year is put right in its first minutes.
+    fn clock_is_steady(&self, clock: &Clock) -> bool {
+        let mut set = self.clock_set.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, lived) = (clock.now(), clock.lived());
+        let expected = set.0.plus(lived.saturating_sub(set.1));
+        if now.since(expected).max(expected.since(now)) > CLOCK_DRIFT_MAX {
+            *set = (now, lived);
+        }
+        lived.saturating_sub(set.1) >= CLOCK_STEADY_FOR
+    }
 }
 
 fn log(what: &str, outcome: Result<()>) {
@@ -99,6 +123,9 @@ impl Iam {
 
     async fn erase_old_entries(&self) -> Result<()> {
         const DAY: Duration = Duration::from_secs(86_400);
+        if !self.inner.sweeping.clock_is_steady(&self.inner.clock) {
+            return Ok(());
+        }
         for (tenant, days) in self.inner.store.read_with(tenants::with_audit_retention).await? {
             let before = self.inner.clock.now().minus(DAY * days);
             self.inner.store.write(move |tx| audit::erase_older(tx, tenant, before, ERASED_AT_ONCE)).await?;

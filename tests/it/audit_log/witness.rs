@@ -79,16 +79,16 @@ async fn a_witness_cosigns_what_it_can_follow_and_nothing_else() -> Done {
     let (tenant, audit) = (first_tenant(&server).await?, server.app().services.audit.clone());
     let asked = Witness::of(server.config())?.ok_or("no witness")?;
 
-    witness::round(&audit, Some(&asked), tenant).await;
+    witness::round(&audit, Some(&asked), &[tenant]).await;
     assert!(cosigned(&audit.checkpoint(tenant).await?, &verifier)?);
     grow(&server, tenant, 5).await?;
-    witness::round(&audit, Some(&asked), tenant).await;
+    witness::round(&audit, Some(&asked), &[tenant]).await;
     assert!(cosigned(&audit.checkpoint(tenant).await?, &verifier)?, "it followed the log to its next checkpoint");
 
     // A witness that was restored itself says what it saw last, and is led on from there.
     seen.lock().map_err(|e| e.to_string())?.clear();
     grow(&server, tenant, 5).await?;
-    witness::round(&audit, Some(&asked), tenant).await;
+    witness::round(&audit, Some(&asked), &[tenant]).await;
     assert!(cosigned(&audit.checkpoint(tenant).await?, &verifier)?);
 
     // It has seen another log under this name: it does not sign, and the appliance goes on.
@@ -96,7 +96,7 @@ async fn a_witness_cosigns_what_it_can_follow_and_nothing_else() -> Done {
         *root = [0; 32];
     }
     grow(&server, tenant, 5).await?;
-    witness::round(&audit, Some(&asked), tenant).await;
+    witness::round(&audit, Some(&asked), &[tenant]).await;
     let note = audit.checkpoint(tenant).await?;
     assert!(!cosigned(&note, &verifier)? && Note::parse(note.as_bytes()).is_ok());
     Ok(())
