@@ -54,6 +54,26 @@ pub enum BlockCause {
     Intel,
 }
 
+impl BlockCause {
+    /// How much it takes until a device is released from it: its tenant's switch, a clean proof, a clean proof by hardware
+    /// where the operator allows that, a person.
+    const fn rank(self) -> u8 {
+        match self {
+            Self::KillSwitch => 0,
+            Self::Quarantine => 1,
+            Self::Score => 2,
+            Self::RefreshReused | Self::Command | Self::Attestation | Self::Intel => 3,
+        }
+    }
+
+    /// Whether it takes the place of the cause for which a device is blocked already. Of two that weigh the same the first
+    /// stands. What ends by itself never stands in the way of what only a person ends, and what is the device's own outlasts
+    /// the switch of its tenant.
+    pub const fn outranks(self, standing: Self) -> bool {
+        self.rank() > standing.rank()
+    }
+}
+
 /// How well the key of a device is kept.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -184,5 +204,29 @@ impl Device {
     pub fn trial_days_remaining(&self, now: Timestamp) -> u64 {
         const DAY: Duration = Duration::from_secs(86_400);
         self.trial_expires_at.since(now).as_secs().div_ceil(DAY.as_secs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::BlockCause::{Attestation, Command, Intel, KillSwitch, Quarantine, RefreshReused, Score};
+
+    /// A holder who could keep a mild cause in the place of a grave one would free the device by a clean proof.
+    #[test]
+    fn a_graver_cause_takes_the_place_of_a_milder_one_and_never_the_other_way_round() {
+        let graver = [RefreshReused, Command, Attestation, Intel];
+        for (standing, replaced_by) in [
+            (KillSwitch, [&[Quarantine, Score], &graver[..]].concat()),
+            (Quarantine, [&[Score], &graver[..]].concat()),
+            (Score, graver.to_vec()),
+            (RefreshReused, Vec::new()),
+            (Command, Vec::new()),
+            (Attestation, Vec::new()),
+            (Intel, Vec::new()),
+        ] {
+            for cause in [KillSwitch, Quarantine, Score, RefreshReused, Command, Attestation, Intel] {
+                assert_eq!(cause.outranks(standing), replaced_by.contains(&cause), "{cause:?} for {standing:?}");
+            }
+        }
     }
 }

@@ -103,19 +103,19 @@ pub fn take_tombstone(tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId) -> Resul
 /// Whether [`block`] changed anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blocked {
-    /// It was active, or locked only along with its whole tenant.
+    /// It was active, or blocked for a cause that weighs less.
     Now,
-    /// It was blocked already; cause and time of the first block stand.
+    /// It was blocked already for a cause that weighs as much; cause and time of that block stand.
     Already,
 }
 
 /// Marks the device as blocked. The caller saves it, and writes the audit entry and the command in the same transaction.
 ///
-/// A cause of the device's own takes the place of its tenant's kill switch, so that the switch's release does not
-/// release it.
+/// Which of two causes stands, [`BlockCause::outranks`] says.
 pub fn block(device: &mut Device, cause: BlockCause, reason: &str, now: Timestamp) -> Blocked {
-    let by_switch = matches!(device.state, DeviceState::Blocked { cause: BlockCause::KillSwitch, .. });
-    if device.is_blocked() && !(by_switch && cause != BlockCause::KillSwitch) {
+    if let DeviceState::Blocked { cause: standing, .. } = &device.state
+        && !cause.outranks(*standing)
+    {
         return Blocked::Already;
     }
     device.state = DeviceState::Blocked { cause, reason: reason.to_owned(), at: now };
