@@ -32,7 +32,7 @@ pub use description::{ApplicationId, AuthorizationList, BootState, KeyDescriptio
 pub use policy::AndroidPolicy;
 pub use status::StatusList;
 
-use super::chain::{self, Anchor, Anchors, Chain, DateRule, Dates, Key, Rules, parse_pem_chain};
+use super::chain::{self, Anchor, Anchors, DateRule, Dates, Key, Rules, parse_pem_chain};
 use super::members::{Members, wrong};
 use super::{Claims, Refused};
 use crate::crypto::constant_time_eq;
@@ -129,7 +129,7 @@ pub fn verify(evidence: &Evidence<'_>, policy: &AndroidPolicy, now: Timestamp) -
     } else {
         Provisioning::Factory
     };
-    check_revocation(&chain, evidence.status_list, policy, now)?;
+    check_revocation(&chain.serials(), evidence.status_list, policy, now)?;
     let description = KeyDescription::parse(&statement)?;
     if let Some(expected) = evidence.challenge {
         if !constant_time_eq(&description.challenge, expected) {
@@ -185,8 +185,12 @@ fn only_statement(certificates: &[X509Certificate<'_>]) -> Result<Vec<u8>, Refus
         .ok_or_else(|| Refused::new("attestation_missing", "the leaf carries no key attestation"))
 }
 
-fn check_revocation(
-    chain: &Chain<'_>,
+/// Demands that none of these certificates is revoked, and that a list in force says so.
+///
+/// # Errors
+/// `revoked`, `status_list_missing`, `status_list_stale`.
+pub fn check_revocation(
+    serials: &[String],
     list: Option<&StatusList>,
     policy: &AndroidPolicy,
     now: Timestamp,
@@ -201,8 +205,8 @@ fn check_revocation(
         return Ok(());
     };
     // What a list says stays true however old it is; that it says nothing does not.
-    for serial in chain.serials() {
-        if let Some(status) = list.status(&serial) {
+    for serial in serials {
+        if let Some(status) = list.status(serial) {
             return Err(Refused::new("revoked", format!("the certificate with serial number {serial} is {status}")));
         }
     }

@@ -16,7 +16,7 @@ mod tests;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::chain::Anchors;
+use super::chain::{self, Anchors};
 use super::members::Members;
 use super::{Claims, Refused};
 use crate::crypto::cose::Algorithm;
@@ -33,12 +33,14 @@ pub struct WebauthnPolicy {
     /// Statement formats that count. Default: `none`, `packed`, `tpm`, `android-key`, `apple`, `fido-u2f`. Leave `none`
     /// out to demand attestation.
     pub formats: Vec<String>,
-    /// Whether `packed` may be signed by the credential itself, which proves no make. Default true.
-    pub allow_self_attestation: bool,
+    /// Whether `packed` may be signed by the credential itself, which proves no make. `None`: yes, but not for people's
+    /// passkeys where these must show their make.
+    pub allow_self_attestation: Option<bool>,
     /// Whether certificates must lead to a root that is known: from the case, or bundled for `tpm` (Microsoft),
-    /// `android-key` (Google) and `apple`. Where a root is known the chain must lead there in any case. Default false:
-    /// a statement of a make without a known root counts, and its claim `trusted` is false.
-    pub require_trusted_chain: bool,
+    /// `android-key` (Google) and `apple`. Where a root is known the chain must lead there in any case. `None`: no, a
+    /// statement of a make without a known root counts, and its claim `trusted` is false; but yes for people's passkeys
+    /// where these must show their make.
+    pub require_trusted_chain: Option<bool>,
     /// Whether a PIN, a fingerprint or the like is demanded. Default false.
     pub require_user_verification: bool,
     /// Whether a frame of another origin may hold the ceremony (`crossOrigin` and `topOrigin` of the client data).
@@ -50,8 +52,10 @@ pub struct WebauthnPolicy {
     pub allow_tpm_rs1: bool,
     /// Vendors of TPMs that count, as eight hexadecimal digits such as `494E5443`. Default empty: any.
     pub tpm_vendors: Vec<String>,
-    /// Whether an `android-key` must be in secure hardware, with origin and purpose on its word. Default false.
-    pub require_android_hardware: bool,
+    /// Whether an `android-key` must be in secure hardware, with origin and purpose on its word. `None`: no, either may be
+    /// absent, as in the example that the recommendation itself prints; but yes for people's passkeys where these must
+    /// show their make.
+    pub require_android_hardware: Option<bool>,
     /// Models that count, as 32 hexadecimal digits. Only a trusted chain proves a model, so one is demanded when this is
     /// not empty. Default empty: any.
     pub aaguids: Vec<String>,
@@ -62,15 +66,28 @@ impl Default for WebauthnPolicy {
         let formats = ["none", "packed", "tpm", "android-key", "apple", "fido-u2f"];
         Self {
             formats: formats.map(str::to_owned).to_vec(),
-            allow_self_attestation: true,
-            require_trusted_chain: false,
+            allow_self_attestation: None,
+            require_trusted_chain: None,
             require_user_verification: false,
             allow_cross_origin: true,
             allow_tpm_rs1: true,
             tpm_vendors: Vec::new(),
-            require_android_hardware: false,
+            require_android_hardware: None,
             aaguids: Vec::new(),
         }
+    }
+}
+
+impl WebauthnPolicy {
+    /// These rules where a passkey must show its make: nothing that proves no make counts, unless the rules say so in so
+    /// many words.
+    #[must_use]
+    pub fn for_a_make(mut self) -> Self {
+        self.formats.retain(|format| format != "none");
+        self.allow_self_attestation.get_or_insert(false);
+        self.require_trusted_chain.get_or_insert(true);
+        self.require_android_hardware.get_or_insert(true);
+        self
     }
 }
 
@@ -112,6 +129,15 @@ pub fn bundled_roots(fmt: &str) -> Result<Option<Anchors>, Refused> {
     roots::bundled_for(fmt)
 }
 
+/// Serial numbers of a statement's certificates, leaf first, as lists of revoked ones write them.
+///
+/// # Errors
+/// [`Refused`] for a statement without certificates, or with broken ones.
+pub fn serials(registered: &Registered) -> Result<Vec<String>, Refused> {
+    let ders = statement::certificates(registered)?;
+    Ok(chain::parse(&ders)?.iter().map(chain::serial_hex).collect())
+}
+
 /// Judges the statement of a registration whose ceremony holds, at `now`, which certificates must cover. `roots`: where
 /// its certificates may end, when anybody knows.
 ///
@@ -133,14 +159,14 @@ pub fn judge(
         return Err(Refused::new("user_unverified", "A U2F authenticator cannot prove that the user was verified."));
     }
     let statement = statement::verify(registered, roots, policy, now)?;
-    if statement.kind == "self" && !policy.allow_self_attestation {
+    if statement.kind == "self" && !policy.allow_self_attestation.unwrap_or(true) {
         return Err(Refused::new(
             "self_attestation",
             "The policy does not accept statements that a credential signs itself.",
         ));
     }
     let unproven = statement.root.is_none();
-    if unproven && policy.require_trusted_chain && !matches!(statement.kind, "none" | "self") {
+    if unproven && policy.require_trusted_chain.unwrap_or(false) && !matches!(statement.kind, "none" | "self") {
         return Err(Refused::new("root_unknown", "The statement's certificates lead to no root that is known."));
     }
     if !policy.aaguids.is_empty()

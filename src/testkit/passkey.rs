@@ -7,8 +7,12 @@ use std::convert::Infallible;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use minicbor::Encoder;
 use minicbor::encode::Error as EncodeError;
+use rcgen::{CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 
+use super::Fault;
+use super::hardware::{AndroidState, Maker, android_key};
+use crate::attest::chain::parse_pem_chain;
 use crate::crypto::{SigningKey, sha256};
 use crate::kernel::Random;
 
@@ -85,6 +89,56 @@ impl Passkey {
             Ok(())
         });
         self.registration(&client_data, &data, &object)
+    }
+
+    /// As [`Self::register_attested`], with a certificate of a make that this very moment made up (section 8.2.1).
+    pub fn register_certified(&mut self, challenge_b64url: &str) -> Result<Value, Fault> {
+        let client_data = self.client_data("webauthn.create", challenge_b64url);
+        let data = self.registration_data();
+        let make = SigningKey::generate(&Random::System);
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.distinguished_name = DistinguishedName::new();
+        for (part, text) in [
+            (DnType::CountryName, "US"),
+            (DnType::OrganizationName, "Made up"),
+            (DnType::OrganizationalUnitName, "Authenticator Attestation"),
+            (DnType::CommonName, "One"),
+        ] {
+            params.distinguished_name.push(part, text);
+        }
+        let pair = KeyPair::from_pem_and_sign_algo(&make.to_pkcs8_pem()?, &PKCS_ECDSA_P256_SHA256)?;
+        let certificate = params.self_signed(&pair)?.der().to_vec();
+        let signature = signature(&make, &data, &client_data);
+        let object = cbor(|e| {
+            e.map(3)?.str("fmt")?.str("packed")?.str("attStmt")?.map(3)?.str("alg")?.i64(-7)?;
+            e.str("sig")?.bytes(&signature)?.str("x5c")?.array(1)?.bytes(&certificate)?;
+            e.str("authData")?.bytes(&data)?;
+            Ok(())
+        });
+        Ok(self.registration(&client_data, &data, &object))
+    }
+
+    /// As [`Self::register_attested`], with what a phone of this maker says of its key (`android-key`, section 8.4).
+    pub fn register_android(
+        &mut self,
+        challenge_b64url: &str,
+        maker: &Maker,
+        state: AndroidState,
+    ) -> Result<Value, Fault> {
+        let client_data = self.client_data("webauthn.create", challenge_b64url);
+        let data = self.registration_data();
+        let chain = android_key(maker, &self.key, state, &sha256(&client_data))?;
+        let chain = parse_pem_chain(chain.get("chain_pem").and_then(Value::as_str).unwrap_or_default())?;
+        let signature = self.sign(&data, &client_data);
+        let object = cbor(|e| {
+            e.map(3)?.str("fmt")?.str("android-key")?.str("attStmt")?.map(3)?.str("alg")?.i64(-7)?;
+            e.str("sig")?.bytes(&signature)?.str("x5c")?.array(chain.len() as u64)?;
+            chain.iter().try_for_each(|certificate| e.bytes(certificate).map(drop))?;
+            e.str("authData")?.bytes(&data)?;
+            Ok(())
+        });
+        Ok(self.registration(&client_data, &data, &object))
     }
 
     fn registration(&self, client_data: &[u8], data: &[u8], object: &[u8]) -> Value {
@@ -176,15 +230,20 @@ impl Passkey {
 
     /// Signs authenticator data and the hash of client data: ASN.1 DER.
     pub fn sign(&self, authenticator_data: &[u8], client_data: &[u8]) -> Vec<u8> {
-        let raw = self.key.sign(&[authenticator_data, &sha256(client_data)].concat());
-        let (r, s) = raw.split_at(32);
-        let body = [der_integer(r), der_integer(s)].concat();
-        [&[0x30, length_byte(&body)][..], &body].concat()
+        signature(&self.key, authenticator_data, client_data)
     }
 }
 
 fn b64(bytes: &[u8]) -> String {
     Base64UrlUnpadded::encode_string(bytes)
+}
+
+/// DER, as authenticators sign (section 6.5.5).
+fn signature(key: &SigningKey, authenticator_data: &[u8], client_data: &[u8]) -> Vec<u8> {
+    let raw = key.sign(&[authenticator_data, &sha256(client_data)].concat());
+    let (r, s) = raw.split_at(32);
+    let body = [der_integer(r), der_integer(s)].concat();
+    [&[0x30, length_byte(&body)][..], &body].concat()
 }
 
 /// A positive INTEGER without superfluous zeros.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use blockremote::client::Response;
+use blockremote::domains::attestation::{NewRoot, RootKind};
+use blockremote::kernel::context::Origin;
 use blockremote::kernel::ids::UserId;
+use blockremote::testkit::hardware::{AndroidState, Maker};
 use blockremote::testkit::passkey::Passkey;
 use blockremote::testkit::{Fault, Server, text};
 use hyper::Method;
@@ -341,23 +344,67 @@ async fn where_the_make_must_be_shown_a_passkey_that_says_nothing_is_refused() -
     let other = authenticator(&server).register_attested(&challenge(&server, REGISTER, Some(&token)).await?);
     lying["response"]["attestationObject"] = other["response"]["attestationObject"].clone();
     assert_refused(&register(&server, &token, &lying).await?, 422, "passkey_refused");
+    // Any program can sign for itself: that shows no make.
     let own = key.register_attested(&challenge(&server, REGISTER, Some(&token)).await?);
     let answer = register(&server, &token, &own).await?;
-    assert_eq!(answer.status, 201, "{}", body(&answer));
+    assert_refused(&answer, 403, "passkey_attestation_refused");
+    assert_eq!(body(&answer)["reason"], "self_attestation");
+    // So can a certificate be made for oneself, of a make that nobody has heard of.
+    let own = key.register_certified(&challenge(&server, REGISTER, Some(&token)).await?)?;
+    let answer = register(&server, &token, &own).await?;
+    assert_refused(&answer, 403, "passkey_attestation_refused");
+    assert_eq!(body(&answer)["reason"], "root_unknown");
 
-    // And by the rules, a key that vouches for itself alone is not enough.
+    // Unless the administrator wants just that, and says so.
     let rules = server.folder().join("rules.toml");
-    std::fs::write(&rules, "[webauthn]\nallow_self_attestation = false\n")?;
-    let strict = Server::start_with(|c| {
+    std::fs::write(&rules, "[webauthn]\nallow_self_attestation = true\nrequire_trusted_chain = false\n")?;
+    let lax = Server::start_with(|c| {
         behind_a_proxy(c);
         c.webauthn.require_attestation = true;
         c.attestation.policy = Some(rules);
     })
     .await?;
-    let token = strict.admin_token().await?;
-    let own = authenticator(&strict).register_attested(&challenge(&strict, REGISTER, Some(&token)).await?);
-    let answer = register(&strict, &token, &own).await?;
-    assert_refused(&answer, 403, "passkey_attestation_refused");
-    assert_eq!(body(&answer)["reason"], "self_attestation");
+    let token = lax.admin_token().await?;
+    let own = authenticator(&lax).register_attested(&challenge(&lax, REGISTER, Some(&token)).await?);
+    let answer = register(&lax, &token, &own).await?;
+    assert_eq!(answer.status, 201, "{}", body(&answer));
+    let own = authenticator(&lax).register_certified(&challenge(&lax, REGISTER, Some(&token)).await?)?;
+    let answer = register(&lax, &token, &own).await?;
+    assert_eq!(answer.status, 201, "{}", body(&answer));
+    Ok(())
+}
+
+/// Keys leak out of phones and are sold: what Google revoked shows no make, on whichever way it comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_phones_key_that_was_revoked_or_whose_maker_is_distrusted_makes_no_passkey() -> Done {
+    let server = Server::start_with(|c| {
+        behind_a_proxy(c);
+        c.webauthn.require_attestation = true;
+    })
+    .await?;
+    let token = server.admin_token().await?;
+    let (tenant, maker) = (first_tenant(&server).await?, Maker::new("Phones")?);
+    let attestation = &server.app().services.attestation;
+    let enroll = async |serial: u64| -> Result<Response, Fault> {
+        let asked = challenge(&server, REGISTER, Some(&token)).await?;
+        let state = AndroidState { serial, ..AndroidState::default() };
+        let made = authenticator(&server).register_android(&asked, &maker, state)?;
+        register(&server, &token, &made).await
+    };
+    let refused = |answer: &Response, reason: &str| {
+        assert_refused(answer, 403, "passkey_attestation_refused");
+        assert_eq!(body(answer)["reason"], reason);
+    };
+    refused(&enroll(1).await?, "root_unknown");
+    let new = NewRoot { kind: RootKind::Webauthn, label: "phones".to_owned(), pem: maker.root_pem() };
+    let root = attestation.add_root(tenant, new, None, Origin::cli()).await?;
+    refused(&enroll(1).await?, "status_list_missing");
+    let list = json!({ "entries": { "5eed": { "status": "REVOKED" } } }).to_string().into_bytes();
+    attestation.import_status_list(tenant, list, server.clock.now(), None, Origin::cli()).await?;
+    refused(&enroll(0x5eed).await?, "revoked");
+    let answer = enroll(0x600d).await?;
+    assert_eq!(answer.status, 201, "{}", body(&answer));
+    attestation.remove_root(tenant, root.id, None, Origin::cli()).await?;
+    refused(&enroll(0x600d).await?, "root_unknown");
     Ok(())
 }

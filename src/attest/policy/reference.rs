@@ -113,10 +113,12 @@ ebs_missing_workaround = false
 const WEBAUTHN: &str = r#"[webauthn]
 # Statement formats that count. Leave "none" out to demand attestation.
 formats = ["none", "packed", "tpm", "android-key", "apple", "fido-u2f"]
-# Whether "packed" may be signed by the credential itself, which proves no make.
-allow_self_attestation = true
-# Whether certificates must lead to a known root. Where a root is known they must lead there in any case.
-require_trusted_chain = false
+# Whether "packed" may be signed by the credential itself, which proves no make. Unless it is said here: yes, but not
+# for people's passkeys where these must show their make (webauthn.require_attestation).
+# allow_self_attestation = true
+# Whether certificates must lead to a known root. Where a root is known they must lead there in any case. Unless it is
+# said here: no, but yes for people's passkeys where these must show their make.
+# require_trusted_chain = false
 # Whether a PIN, a fingerprint or the like is demanded.
 require_user_verification = false
 # Whether a frame of another origin may hold the ceremony. On, because a statement says the same of its authenticator
@@ -126,8 +128,9 @@ allow_cross_origin = true
 allow_tpm_rs1 = true
 # Vendors of TPMs that count, as eight hexadecimal digits such as "494E5443"; empty: any.
 tpm_vendors = []
-# Whether an "android-key" must be in secure hardware, with origin and purpose on its word.
-require_android_hardware = false
+# Whether an "android-key" must be in secure hardware, with origin and purpose on its word. Unless it is said here: no,
+# but yes for people's passkeys where these must show their make.
+# require_android_hardware = false
 # Models that count, as 32 hexadecimal digits; empty: any. Only a trusted chain proves a model.
 aaguids = []
 "#;

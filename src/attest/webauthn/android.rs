@@ -51,7 +51,7 @@ pub(super) fn verify(subject: &Subject<'_>) -> Result<Statement, Refused> {
     }
     let (level, hardware) = (described.attestation_level, &described.hardware);
     let proven = level > SecurityLevel::Software && hardware.origin == Some(GENERATED) && signs(hardware);
-    if subject.policy.require_android_hardware && !proven {
+    if subject.policy.require_android_hardware.unwrap_or(false) && !proven {
         return fault("The key is not proven to be in secure hardware.");
     }
     let root = subject.follow(&ders, &[])?;

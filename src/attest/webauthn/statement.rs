@@ -59,6 +59,15 @@ fn plain(kind: &'static str) -> Statement {
     Statement { kind, root: None, details: Map::new() }
 }
 
+/// `x5c`, leaf first.
+pub(super) fn certificates(registered: &Registered) -> Result<Vec<Vec<u8>>, Refused> {
+    let list = registered.attestation.statement.member("x5c").and_then(Value::as_array);
+    let list = list.filter(|list| !list.is_empty() && list.len() <= chain::CERTIFICATES_MAX);
+    let list = list.ok_or_else(|| malformed("The statement has no certificates, or more than ten."))?;
+    let bytes = |value: &Value| value.as_bytes().map(<[u8]>::to_vec);
+    list.iter().map(bytes).collect::<Option<_>>().ok_or_else(|| malformed("A certificate is not of bytes."))
+}
+
 impl Subject<'_> {
     /// The member of the statement, of bytes.
     pub(super) fn bytes(&self, name: &str) -> Result<&[u8], Refused> {
@@ -80,11 +89,7 @@ impl Subject<'_> {
 
     /// `x5c`, leaf first.
     pub(super) fn certificates(&self) -> Result<Vec<Vec<u8>>, Refused> {
-        let list = self.registered.attestation.statement.member("x5c").and_then(Value::as_array);
-        let list = list.filter(|list| !list.is_empty() && list.len() <= chain::CERTIFICATES_MAX);
-        let list = list.ok_or_else(|| malformed("The statement has no certificates, or more than ten."))?;
-        let bytes = |value: &Value| value.as_bytes().map(<[u8]>::to_vec);
-        list.iter().map(bytes).collect::<Option<_>>().ok_or_else(|| malformed("A certificate is not of bytes."))
+        certificates(self.registered)
     }
 
     /// What statements sign: the authenticator data and the hash of the client data.

@@ -85,7 +85,7 @@ fn every_registration_comes_out_as_its_file_says() {
         let certified = !matches!(claims["attestation"].as_str(), Some("none" | "self"));
         let root = case.contains_key("attestation_root_cert_der_hex") || case["root"].is_string();
         assert_eq!(claims["trusted"], certified && root, "{name}");
-        let strict = WebauthnPolicy { require_trusted_chain: true, ..WebauthnPolicy::default() };
+        let strict = WebauthnPolicy { require_trusted_chain: Some(true), ..WebauthnPolicy::default() };
         let verdict = verify_registration_case(&case, &strict, time(&case));
         assert_eq!(verdict.is_ok(), !certified || root, "{name}");
     }
@@ -119,15 +119,15 @@ fn each_rule_of_the_policy_counts() {
         (surface, WebauthnPolicy { formats: vec!["packed".to_owned()], ..base() }, "format"),
         (surface, WebauthnPolicy { aaguids: vec!["00".repeat(16)], ..base() }, "aaguid"),
         (find("crossOrigin"), WebauthnPolicy { allow_cross_origin: false, ..base() }, "cross_origin"),
-        (find("w3c-packed-self"), WebauthnPolicy { allow_self_attestation: false, ..base() }, "self_attestation"),
+        (find("w3c-packed-self"), WebauthnPolicy { allow_self_attestation: Some(false), ..base() }, "self_attestation"),
         (find("w3c-packed-eddsa"), WebauthnPolicy { require_user_verification: true, ..base() }, "user_unverified"),
-        (find("w3c-android-key"), WebauthnPolicy { require_android_hardware: true, ..base() }, "key_description"),
+        (find("w3c-android-key"), WebauthnPolicy { require_android_hardware: Some(true), ..base() }, "key_description"),
     ] {
         let verdict = verify_registration_case(case, &policy, time(case));
         assert_eq!(verdict.unwrap_err().reason, reason, "{}", name(case));
     }
     let pixel = find("android_key_hardware");
-    let strict = WebauthnPolicy { require_android_hardware: true, require_trusted_chain: true, ..base() };
+    let strict = WebauthnPolicy { require_android_hardware: Some(true), require_trusted_chain: Some(true), ..base() };
     assert_eq!(verify_registration_case(pixel, &strict, time(pixel)).unwrap()["security_level"], "trusted_environment");
     let known = WebauthnPolicy {
         tpm_vendors: vec!["494e5443".to_owned()],
@@ -135,6 +135,30 @@ fn each_rule_of_the_policy_counts() {
         ..base()
     };
     assert!(verify_registration_case(surface, &known, time(surface)).is_ok());
+}
+
+/// What makes no statement about a make, or one that nobody vouches for, is not a make shown.
+#[test]
+fn where_a_make_must_be_shown_the_defaults_are_strict_and_the_operators_own_words_stand() {
+    let asked = WebauthnPolicy::default().for_a_make();
+    for case in all() {
+        let name = name(&case);
+        let trusted = register_default(&case).unwrap_or_else(|e| unreachable(&name, &e))["trusted"] == true;
+        // The recommendation's own example says neither where the key was made nor what it is for.
+        let example = name.contains("w3c-android-key");
+        let verdict = verify_registration_case(&case, &asked, time(&case));
+        assert_eq!(verdict.is_ok(), trusted && !example, "{name}");
+        assert!(!example || verdict.is_err_and(|refused| refused.reason == "key_description"), "{name}");
+    }
+    let said = WebauthnPolicy {
+        allow_self_attestation: Some(true),
+        require_trusted_chain: Some(false),
+        ..WebauthnPolicy::default()
+    };
+    let kept = said.clone().for_a_make();
+    assert_eq!((kept.allow_self_attestation, kept.require_trusted_chain), (Some(true), Some(false)));
+    assert_eq!(kept.require_android_hardware, Some(true), "what they do not say");
+    assert!(!kept.formats.contains(&"none".to_owned()), "to say nothing is never to show a make");
 }
 
 #[test]

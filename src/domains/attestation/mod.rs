@@ -34,10 +34,9 @@ pub use crate::domains::devices::AttestationLevel as Level;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::attest::chain::Anchors;
 use crate::attest::play::{PlayKeys, PlayPolicy};
 use crate::attest::policy::Policy;
-use crate::attest::{Claims, Refused, webauthn};
+use crate::attest::{Claims, Refused, android, webauthn};
 use crate::crypto::seal::SealingKey;
 use crate::crypto::webauthn::Registered;
 use crate::domains::devices::{Device, DeviceEntry, Devices};
@@ -164,7 +163,8 @@ impl Attestation {
     }
 
     /// Judges what an authenticator says of the passkey that it made: by the rules for WebAuthn, without the choice to say
-    /// nothing. Certificates may end in a bundled root of their format, or one of the tenant's own.
+    /// nothing or nothing that anybody vouches for. Certificates may end in a bundled root of their format that the tenant
+    /// does not distrust, or one of the tenant's own; those of Android's keys must not be revoked.
     ///
     /// # Errors
     /// 503 `overloaded`; the inner one with the rule that was broken.
@@ -175,14 +175,15 @@ impl Attestation {
     ) -> Result<std::result::Result<Claims, Refused>> {
         let this = self.clone();
         let work = move || {
-            let mut policy = this.inner.settings.policy.webauthn.clone();
-            policy.formats.retain(|format| format != "none");
-            let bundled = webauthn::bundled_roots(&made.attestation.fmt)?;
-            let own = this.inner.trust.of(tenant);
-            let mut roots: Vec<_> = bundled.iter().flat_map(Anchors::iter).cloned().collect();
-            roots.extend(own.webauthn.iter().cloned());
-            let roots = Some(Anchors::new(roots)).filter(|roots| roots.iter().next().is_some());
-            webauthn::judge(&made, roots.as_ref(), &policy, this.inner.clock.now())
+            let (settings, now) = (&this.inner.settings, this.inner.clock.now());
+            let policy = settings.policy.webauthn.clone().for_a_make();
+            let roots = this.inner.trust.of(tenant).for_passkeys(webauthn::bundled_roots(&made.attestation.fmt)?);
+            let claims = webauthn::judge(&made, roots.as_ref(), &policy, now)?;
+            if made.attestation.fmt == "android-key" {
+                let list = this.inner.trust.status_list();
+                android::check_revocation(&webauthn::serials(&made)?, list.as_deref(), &settings.policy.android, now)?;
+            }
+            Ok(claims)
         };
         self.inner.pool.run(work).await
     }

@@ -259,6 +259,18 @@ impl TrustSet {
         Ok(set)
     }
 
+    /// What a passkey's statement may end in: the roots that are bundled for its format, but those that the tenant distrusts,
+    /// and the tenant's own. `None`: nobody knows one.
+    pub fn for_passkeys(&self, bundled: Option<Anchors>) -> Option<Anchors> {
+        let distrusted = |anchor: &Anchor| {
+            let key = hex(&sha256(anchor.spki()));
+            self.views.iter().any(|view| view.state == RootState::Distrusted && view.spki_sha256 == key)
+        };
+        let is_known = bundled.is_some() || self.webauthn.iter().next().is_some();
+        let bundled = bundled.iter().flat_map(Anchors::iter).filter(|anchor| !distrusted(anchor)).cloned();
+        is_known.then(|| Anchors::new(bundled.chain(self.webauthn.iter().cloned()).collect()))
+    }
+
     fn take(&mut self, root: Root, state: RootState, row: Option<&RootRow>) {
         let spki = root.anchor.spki();
         self.views.push(RootView {
@@ -507,6 +519,24 @@ mod tests {
         ids.dedup();
         assert_eq!(ids.len(), set.views.len(), "{ids:?}");
         assert!(set.views.iter().all(|v| v.state == RootState::Bundled));
+    }
+
+    /// Passkeys of phones end in Google's root, too, and those of laptops in Microsoft's.
+    #[test]
+    fn a_distrusted_root_vouches_for_no_passkey_either() {
+        for fmt in ["android-key", "tpm"] {
+            let bundled = || crate::attest::webauthn::bundled_roots(fmt).unwrap();
+            let kind = if fmt == "tpm" { RootKind::Tpm } else { RootKind::AndroidKey };
+            let first = bundled().unwrap().iter().next().cloned().unwrap();
+            let label = id_of(kind, first.spki());
+            let row = RootRow { kind, label, certificate: None, at: Timestamp::EPOCH, by: None };
+            let (all, without) = (TrustSet::of([]).unwrap(), TrustSet::of([&row]).unwrap());
+            assert!(all.for_passkeys(bundled()).unwrap().iter().any(|anchor| *anchor == first), "{fmt}");
+            let left = without.for_passkeys(bundled()).unwrap();
+            assert!(left.iter().all(|anchor| *anchor != first), "{fmt}");
+        }
+        let none = TrustSet::of([]).unwrap();
+        assert!(none.for_passkeys(None).is_none(), "nobody knows a root of this format");
     }
 
     #[test]
