@@ -177,6 +177,7 @@ impl Anchors {
 pub struct Chain<'a> {
     certificates: Vec<X509Certificate<'a>>,
     anchor: String,
+    anchor_spki: Vec<u8>,
     repeats_root: bool,
 }
 
@@ -202,6 +203,17 @@ impl<'a> Chain<'a> {
     /// Label of the anchor that decided.
     pub fn anchor(&self) -> &str {
         &self.anchor
+    }
+
+    /// DER SubjectPublicKeyInfo of the anchor that decided. A label may come to name another anchor; a key may not.
+    pub fn anchor_spki(&self) -> &[u8] {
+        &self.anchor_spki
+    }
+
+    /// When the first of the certificates ends.
+    pub fn not_after(&self) -> Option<Timestamp> {
+        let ends = self.certificates.iter().map(|c| c.validity().not_after.timestamp());
+        ends.min().map(|end_s| Timestamp::from_millis(end_s.saturating_mul(1_000)))
     }
 
     /// Judges the dates once more, for a caller whose rule depends on the anchor.
@@ -383,8 +395,8 @@ pub fn verify_parsed<'a>(
         }
         End::Above(candidates) => issued_by_one_of(top, &candidates)?,
     };
-    let anchor = anchor.label.clone();
-    Ok(Chain { certificates, anchor, repeats_root })
+    let (anchor, anchor_spki) = (anchor.label.clone(), anchor.spki.clone());
+    Ok(Chain { certificates, anchor, anchor_spki, repeats_root })
 }
 
 fn pairs<'c, 'a>(

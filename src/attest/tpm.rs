@@ -30,7 +30,7 @@ use super::members::{Members, missing, wrong};
 use super::{Claims, Refused};
 use crate::crypto::{hex, unhex};
 use crate::kernel::Timestamp;
-use aik::Chip;
+use aik::Bound;
 use event_log::{EventLog, REGISTERS, Registers};
 use hash::Hash;
 use quote::{Counters, Evidence, Known, Quote};
@@ -188,7 +188,7 @@ pub struct Verified {
     /// It.
     pub quote: Quote,
     /// The TPM that a certificate binds its key to, and the root that decided.
-    pub chip: Option<(Chip, String)>,
+    pub bound: Option<Bound>,
     /// All that is true.
     pub claims: Claims,
 }
@@ -207,10 +207,10 @@ pub fn verify_quote(
     let verified = quote::verify(evidence, known, policy)?;
     let mut claims = verified.claims();
     let bound = |ders: &[Vec<u8>]| aik::verify_bound(&verified.key, ders, beside.anchors, now);
-    let chip = beside.certificates.map(bound).transpose()?;
-    if let Some((chip, root)) = &chip {
-        claims.insert("ak_certificate_root".to_owned(), json!(root));
-        claims.extend(chip.claims());
+    let bound = beside.certificates.map(bound).transpose()?;
+    if let Some(bound) = &bound {
+        claims.insert("ak_certificate_root".to_owned(), json!(bound.root));
+        claims.extend(bound.chip.claims());
     }
     match beside.event_log {
         Some(bytes) => {
@@ -227,7 +227,7 @@ pub fn verify_quote(
         }
         None => {}
     }
-    Ok(Verified { quote: verified, chip, claims })
+    Ok(Verified { quote: verified, bound, claims })
 }
 
 /// Reads a boot log and compares it with registers, where the case has some.

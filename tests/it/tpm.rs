@@ -4,6 +4,7 @@
 mod agent;
 mod boot_log;
 pub mod chip;
+mod standing;
 
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use x509_parser::oid_registry::{
     OID_X509_EXT_CERTIFICATE_POLICIES, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
 };
 
-use super::super::chain::{self, Anchor, Anchors, Rules, parse_pem_chain};
+use super::super::chain::{self, Anchor, Anchors, Chain, Rules, parse_pem_chain};
 use super::super::{Claims, Refused};
 use super::key::spki_der;
 use super::wire::Public;
@@ -33,6 +33,26 @@ pub struct Chip {
     pub model: String,
     /// Of the firmware.
     pub version: String,
+}
+
+/// A key of a TPM whose certificates hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// The TPM.
+    pub chip: Chip,
+    /// Label of the root that decided.
+    pub root: String,
+    /// That root's DER SubjectPublicKeyInfo.
+    pub root_spki: Vec<u8>,
+    /// When the first of the certificates ends.
+    pub not_after: Option<Timestamp>,
+}
+
+impl Bound {
+    pub(super) fn by(chain: &Chain<'_>, chip: Chip) -> Self {
+        let (root, root_spki) = (chain.anchor().to_owned(), chain.anchor_spki().to_vec());
+        Self { chip, root, root_spki, not_after: chain.not_after() }
+    }
 }
 
 impl Chip {
@@ -111,21 +131,15 @@ pub fn check_certificate(leaf: &X509Certificate<'_>) -> Result<Chip, Refused> {
     Chip::named_by(leaf).map_err(fault)
 }
 
-/// Demands that certificates, leaf first, bind this very key to a TPM, under one of the roots at `now`. Gives the TPM and
-/// the root that decided.
+/// Demands that certificates, leaf first, bind this very key to a TPM, under one of the roots at `now`.
 ///
 /// # Errors
 /// `ak_certificate_key`, those of [`check_certificate`] and of [`chain::verify`].
-pub fn verify_bound(
-    key: &Public,
-    ders: &[Vec<u8>],
-    anchors: &Anchors,
-    now: Timestamp,
-) -> Result<(Chip, String), Refused> {
+pub fn verify_bound(key: &Public, ders: &[Vec<u8>], anchors: &Anchors, now: Timestamp) -> Result<Bound, Refused> {
     let verified = chain::verify(ders, anchors, &Rules { critical: &CRITICAL, ..Rules::default() }, now)?;
     let leaf = verified.leaf()?;
     if leaf.public_key().raw != spki_der(key)? {
         return Err(Refused::new("ak_certificate_key", "The certificate is for another key than the attestation key."));
     }
-    Ok((check_certificate(leaf)?, verified.anchor().to_owned()))
+    Ok(Bound::by(&verified, check_certificate(leaf)?))
 }

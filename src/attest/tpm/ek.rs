@@ -8,7 +8,7 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::super::Refused;
 use super::super::chain::{self, Anchor, Anchors, Dates, Rules, parse_pem_chain};
-use super::aik::{CRITICAL, Chip, microsoft_root};
+use super::aik::{Bound, CRITICAL, Chip, microsoft_root};
 use super::key::spki_der;
 use super::wire::{Numbers, Public};
 use crate::kernel::Timestamp;
@@ -18,12 +18,11 @@ const EK_USAGE: Oid<'static> = oid!(2.23.133.8.1);
 /// Certificates of one file of makers.
 const ROOTS_MAX: usize = 100;
 
-/// Demands that certificates, leaf first, are for this very endorsement key, under one of the makers at `now`. Gives the
-/// TPM and the root that decided.
+/// Demands that certificates, leaf first, are for this very endorsement key, under one of the makers at `now`.
 ///
 /// # Errors
 /// `ek_certificate_key`, `ek_certificate`, `algorithm`, `malformed_key`, and those of [`chain::verify`].
-pub fn verify(key: &Public, ders: &[Vec<u8>], anchors: &Anchors, now: Timestamp) -> Result<(Chip, String), Refused> {
+pub fn verify(key: &Public, ders: &[Vec<u8>], anchors: &Anchors, now: Timestamp) -> Result<Bound, Refused> {
     let rules = Rules { critical: &CRITICAL, dates: Dates::BELOW_ROOT, ..Rules::default() };
     let verified = chain::verify(ders, anchors, &rules, now)?;
     let leaf = verified.leaf()?;
@@ -38,7 +37,7 @@ pub fn verify(key: &Public, ders: &[Vec<u8>], anchors: &Anchors, now: Timestamp)
     if !usage.is_some_and(|usage| usage.value.other.contains(&EK_USAGE)) {
         return Err(fault("The certificate is not for an endorsement key."));
     }
-    Ok((Chip::named_by(leaf).map_err(fault)?, verified.anchor().to_owned()))
+    Ok(Bound::by(&verified, Chip::named_by(leaf).map_err(fault)?))
 }
 
 /// Whether a certificate is for this key. Of RSA keys only the numbers count, because makers also name them as keys for

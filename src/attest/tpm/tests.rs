@@ -143,7 +143,7 @@ fn a_certificate_binds_its_own_key_under_its_root_and_in_its_time() {
     another[100] ^= 1;
     let root = aik::microsoft_root().unwrap();
     let now: Timestamp = "2022-01-01T00:00:00Z".parse().unwrap();
-    let (chip, label) = aik::verify_bound(&area(modulus), &ders, &root, now).unwrap();
+    let aik::Bound { chip, root: label, .. } = aik::verify_bound(&area(modulus), &ders, &root, now).unwrap();
     assert_eq!((chip.vendor(), chip.model.as_str(), label.as_str()), ("494E5443", "ICL", "microsoft_tpm_root_2014"));
     let reason = |key: &Public, ders: &[Vec<u8>], roots: &Anchors, at: &str| {
         aik::verify_bound(key, ders, roots, at.parse().unwrap()).unwrap_err().reason

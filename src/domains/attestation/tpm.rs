@@ -23,6 +23,7 @@ use open::Slot;
 pub(super) use quote::{Shown, keep, objection, prove};
 
 use super::store::{key_owner, release_key};
+use super::trust::key_name;
 use super::{Attestation, Level};
 use crate::attest::chain::{Anchors, parse_pem_chain};
 use crate::attest::tpm::activation::{Credential, make_credential};
@@ -72,6 +73,12 @@ pub(super) struct TpmKeyRow {
     pub chip: Option<ChipRow>,
     /// The maker's root, or the authority's that vouched for the key itself.
     pub root: Option<String>,
+    /// SHA-256 of that root's SPKI in base64url: its label may come to name another root.
+    #[serde(default)]
+    pub root_key: Option<String>,
+    /// When the certificates end that bound the key; `None` where activation did.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
     pub level: Level,
     pub bound_at: Timestamp,
     /// SHA-256 of the challenge's name, and of its name and secret together: the same answer again is the same request.
@@ -343,9 +350,11 @@ fn prepare(
         ak_public: Base64::encode_string(&keys.ak_public),
         ak_name: hex(&ak.name),
         ek: Some(Base64UrlUnpadded::encode_string(&sha256(&ek_spki))),
-        level: level_of(known.as_ref().map(|(chip, _)| chip)),
-        chip: known.as_ref().map(|(chip, _)| chip.into()),
-        root: known.map(|(_, root)| root),
+        level: level_of(known.as_ref().map(|known| &known.chip)),
+        chip: known.as_ref().map(|known| (&known.chip).into()),
+        root_key: known.as_ref().map(|known| key_name(&known.root_spki)),
+        root: known.map(|known| known.root),
+        expires_at: None,
         bound_at: now,
         activation: sha256(activation.as_bytes()),
         answer: [0; 32],

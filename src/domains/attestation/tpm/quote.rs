@@ -6,16 +6,18 @@ use serde_json::{Map, Value, json};
 use super::super::formats::Expected;
 use super::super::judge::{Proven, ProvenKey};
 use super::super::store::{claim_key, release_key};
+use super::super::trust::key_name;
 use super::{OTHER_DEVICE, TpmKeyRow, chip_claims, level_of, place};
-use crate::attest::chain::parse_pem_chain;
+use crate::attest::chain::{Anchors, parse_pem_chain};
+use crate::attest::tpm::aik::Bound;
 use crate::attest::tpm::hash::Hash;
 use crate::attest::tpm::quote::{Counters, Evidence, Known, check_counters};
 use crate::attest::tpm::wire::ClockInfo;
 use crate::attest::tpm::{self, Beside, TpmPolicy, key};
 use crate::attest::{Claims, Refused};
 use crate::crypto::sha256;
-use crate::kernel::Result;
 use crate::kernel::ids::{DeviceId, TenantId};
+use crate::kernel::{Result, Timestamp};
 use crate::store::Tx;
 use crate::store::tables::TPM_KEYS;
 
@@ -62,20 +64,25 @@ pub(in super::super) fn prove(members: &Map<String, Value>, by: &Expected<'_>) -
     };
     let beside = Beside { certificates: ders.as_deref(), anchors: &by.trust.tpm, event_log: event_log.as_deref() };
     let verified = tpm::verify_quote(&evidence, &expected, &beside, policy, by.now)?;
-    let row = match (&verified.chip, known) {
-        (Some((chip, root)), _) => TpmKeyRow {
+    let row = match (&verified.bound, known) {
+        (Some(Bound { chip, root, root_spki, not_after }), _) => TpmKeyRow {
             ak_public: Base64::encode_string(&public),
             ak_name: verified.quote.name_hex(),
             ek: None,
             chip: Some(chip.into()),
             root: Some(root.clone()),
+            root_key: Some(key_name(root_spki)),
+            expires_at: *not_after,
             level: level_of(Some(chip)),
             bound_at: by.now,
             activation: [0; 32],
             answer: [0; 32],
             counters: Counters::default(),
         },
-        (None, Some(row)) => row.clone(),
+        (None, Some(row)) => {
+            check_standing(row, &by.trust.tpm, policy, by.now)?;
+            row.clone()
+        }
         (None, None) => return Err(Refused::new("ak_unbound", "Nothing binds the attestation key to a TPM.")),
     };
     let spki = key::spki_der(&verified.quote.key)?;
@@ -91,6 +98,34 @@ pub(in super::super) fn prove(members: &Map<String, Value>, by: &Expected<'_>) -
         list: None,
         key: ProvenKey::Tpm(Box::new(Shown { clock: verified.quote.clock, by_certificate: ders.is_some(), row })),
     })
+}
+
+/// Demands that what once bound a key still counts: its root is trusted, its certificates last, and where nobody vouched for
+/// the chip, the policy still takes that.
+fn check_standing(
+    row: &TpmKeyRow,
+    makers: &Anchors,
+    policy: &TpmPolicy,
+    now: Timestamp,
+) -> std::result::Result<(), Refused> {
+    match (&row.root, &row.root_key) {
+        (None, _) if policy.allow_unknown_ek => {}
+        (None, _) => {
+            const WHY: &str = "No maker vouches for the TPM of this device, which the policy demands by now.";
+            return Err(Refused::new("ek_certificate_missing", WHY));
+        }
+        (Some(_), Some(key)) if makers.iter().any(|anchor| key_name(anchor.spki()) == *key) => {}
+        // A row that does not tell the key yet.
+        (Some(label), None) if makers.iter().any(|anchor| anchor.label() == label) => {}
+        (Some(_), _) => {
+            return Err(Refused::new("root_unknown", "The root that vouched for the key is trusted no longer."));
+        }
+    }
+    if row.expires_at.is_some_and(|end| now > end) {
+        const WHY: &str = "The certificate that bound the key has ended. Send the next one, or activate the key.";
+        return Err(Refused::new("certificate_expired", WHY));
+    }
+    Ok(())
 }
 
 fn text<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
@@ -190,4 +225,73 @@ pub(super) fn put(
         claim_key(tx, tenant, id, ek)?;
     }
     tx.put(TPM_KEYS, place(tenant, id), row)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::attest::chain::Anchor;
+    use crate::attest::tpm::ek::bundled_makers;
+    use crate::domains::attestation::Level;
+
+    const NOW: Timestamp = Timestamp::EPOCH;
+
+    fn row(root: Option<&Anchor>) -> TpmKeyRow {
+        TpmKeyRow {
+            ak_public: String::new(),
+            ak_name: String::new(),
+            ek: None,
+            chip: None,
+            root: root.map(|anchor| anchor.label().to_owned()),
+            root_key: root.map(|anchor| key_name(anchor.spki())),
+            expires_at: None,
+            level: Level::Software,
+            bound_at: NOW,
+            activation: [0; 32],
+            answer: [0; 32],
+            counters: Counters::default(),
+        }
+    }
+
+    /// What was good once is asked again with each quote: distrusted is distrusted, and over is over.
+    #[test]
+    fn a_bound_key_counts_while_what_bound_it_does() {
+        let all = bundled_makers().unwrap();
+        let (maker, other) = (all.iter().next().unwrap(), all.iter().nth(1).unwrap());
+        let only = |anchor: &Anchor| Anchors::new(vec![anchor.clone()]);
+        // Another root that somebody gave the same label.
+        let namesake = only(&Anchor::from_spki(maker.label(), other.spki()).unwrap());
+        let unlabelled = |label: &str| TpmKeyRow { root: Some(label.to_owned()), root_key: None, ..row(None) };
+        let until = |end: Timestamp| TpmKeyRow { expires_at: Some(end), ..row(Some(maker)) };
+        let past = NOW.minus(Duration::from_secs(1));
+        for (row, makers, unknown_allowed, reason) in [
+            (row(Some(maker)), only(maker), false, None),
+            (row(Some(maker)), only(other), false, Some("root_unknown")),
+            (row(Some(maker)), namesake, false, Some("root_unknown")),
+            (row(Some(maker)), Anchors::default(), true, Some("root_unknown")),
+            (unlabelled(maker.label()), only(maker), false, None),
+            (unlabelled("a maker of before"), only(maker), false, Some("root_unknown")),
+            (row(None), only(maker), true, None),
+            (row(None), only(maker), false, Some("ek_certificate_missing")),
+            (until(NOW), only(maker), false, None),
+            (until(past), only(maker), false, Some("certificate_expired")),
+        ] {
+            let policy = TpmPolicy { allow_unknown_ek: unknown_allowed, ..TpmPolicy::default() };
+            let verdict = check_standing(&row, &makers, &policy, NOW);
+            assert_eq!(verdict.err().map(|refused| refused.reason), reason, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_of_before_opens_and_knows_its_root_by_its_label() {
+        let mut old = serde_json::to_value(row(bundled_makers().unwrap().iter().next())).unwrap();
+        for member in ["root_key", "expires_at"] {
+            old.as_object_mut().unwrap().remove(member).unwrap();
+        }
+        let read: TpmKeyRow = serde_json::from_value(old).unwrap();
+        assert!(check_standing(&read, &bundled_makers().unwrap(), &TpmPolicy::default(), NOW).is_ok());
+    }
 }
