@@ -523,7 +523,7 @@ impl App {
                         sweeper.sweep();
                         iam.anonymous().sweep(sweep_clock.now());
                         within("sweep", STEP_MAX, iam.sweep()).await;
-                        attestation.sweep();
+                        within("sweep", STEP_MAX, attestation.sweep()).await;
                         intel.sweep();
                     }
                 }),

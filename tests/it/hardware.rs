@@ -10,7 +10,7 @@ use blockremote::client::socket::Event;
 use blockremote::config::Paywall;
 use blockremote::crypto::dpop::make_proof;
 use blockremote::crypto::{SigningKey, sha256};
-use blockremote::domains::attestation::{Evidence, NewRoot, RootKind};
+use blockremote::domains::attestation::{Asker, Evidence, NewRoot, RootKind};
 use blockremote::kernel::Random;
 use blockremote::kernel::context::Origin;
 use blockremote::kernel::ids::{DeviceId, TenantId};
@@ -46,7 +46,7 @@ pub async fn trust(server: &Server, tenant: TenantId, kind: RootKind, maker: &Ma
 
 async fn nonce(server: &Server, tenant: TenantId, device: &str) -> Result<String, Fault> {
     let attestation = &server.app().services.attestation;
-    Ok(attestation.new_nonce(tenant, device.parse()?, None).await?.0)
+    Ok(attestation.new_nonce(tenant, device.parse()?, Asker::Enrolled, None).await?.0)
 }
 
 fn lines(tenant: TenantId, device: &str, nonce: &str) -> Vec<u8> {

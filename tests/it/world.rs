@@ -9,7 +9,7 @@ pub mod second_factor;
 use blockremote::client::{HttpClient, Response};
 use blockremote::config::Config;
 use blockremote::crypto::SigningKey;
-use blockremote::domains::attestation::{NewRoot, RootKind};
+use blockremote::domains::attestation::{Asker, NewRoot, RootKind};
 use blockremote::domains::iam::{Bound, KeyKind, NewKey, Permission, PermissionSet, Role};
 use blockremote::gate::routes::ROUTES;
 use blockremote::gate::{Access, Door, Route, Verb};
@@ -267,7 +267,7 @@ impl World {
                 let mut nonce = "A".repeat(43);
                 if who == Who::Device {
                     let attestation = &self.server.app().services.attestation;
-                    (nonce, _) = attestation.new_nonce(self.tenant, "BR-1".parse()?, None).await?;
+                    (nonce, _) = attestation.new_nonce(self.tenant, "BR-1".parse()?, Asker::Enrolled, None).await?;
                 }
                 let body = crate::attestation::signed(&self.key, self.tenant, "BR-1", &nonce);
                 match route.path {

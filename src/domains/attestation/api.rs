@@ -48,8 +48,8 @@ pub struct NonceResponse {
 /// `POST /v1/attestation/nonce`
 pub async fn nonce(ctx: Context, Json(request): Json<NonceRequest>) -> Result<Reply<NonceResponse>> {
     let (tenant, asker) = asking(&ctx, &request.device_id).await?;
-    let from = ctx.origin().ip.map(|ip| (ip, asker));
-    let (nonce, expires_at) = ctx.services().attestation.new_nonce(tenant, request.device_id, from).await?;
+    let ip = ctx.origin().ip;
+    let (nonce, expires_at) = ctx.services().attestation.new_nonce(tenant, request.device_id, asker, ip).await?;
     Ok(Reply::new(NonceResponse { nonce, tenant, expires_at }))
 }
 
@@ -62,7 +62,8 @@ async fn asking(ctx: &Context, device: &DeviceId) -> Result<(TenantId, Asker)> {
             if let (Err(_), Some(ip)) = (&found, ctx.origin().ip) {
                 ctx.limiter().auth_failed(ip, ctx.now());
             }
-            Ok((found?, Asker::Newcomer))
+            let (tenant, id) = found?;
+            Ok((tenant, Asker::Newcomer(id)))
         }
         _ => {
             let detail = "This is for a device with its own token, or for one that shows an enrollment token \

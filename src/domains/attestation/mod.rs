@@ -107,8 +107,9 @@ struct Inner {
     pool: Pool,
     trust: trust::Trust,
     reminders: reminders::Reminders,
-    /// Nonces that each network asked for; see [`nonce`].
+    /// Nonces that each network and token asked for; see [`nonce`].
     asked: nonce::Asked,
+    nonces_swept: nonce::Swept,
     activations: tpm::Open,
 }
 
@@ -136,6 +137,7 @@ impl Attestation {
             trust,
             reminders,
             asked,
+            nonces_swept: nonce::Swept::default(),
             activations: tpm::Open::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -194,10 +196,14 @@ impl Attestation {
         device.proof.as_ref().map(|mark| rules::score(Some(mark), now, renew_after))
     }
 
-    /// Forgets counters of networks that are quiet, and activations that are over; run from time to time.
-    pub fn sweep(&self) {
+    /// Forgets counters of networks that are quiet, activations and nonces that are over; run from time to time. What
+    /// fails is logged and comes again with the next sweep.
+    pub async fn sweep(&self) {
         self.inner.activations.sweep(self.inner.clock.now());
         self.inner.asked.sweep(self.inner.clock.now());
+        if let Err(e) = self.remove_old_nonces().await {
+            tracing::warn!(error = %e, "old nonces could not all be removed; the next sweep goes on");
+        }
     }
 }
 

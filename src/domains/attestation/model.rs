@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::app_attest::AppAttestKey;
 use super::{Level, rules};
 use crate::domains::devices::ProofMark;
-use crate::kernel::ids::DeviceId;
+use crate::kernel::ids::{DeviceId, EnrollmentId};
 use crate::kernel::{Refusal, Timestamp};
 use crate::store::Row;
 
@@ -14,6 +14,9 @@ use crate::store::Row;
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct NonceRow {
     pub expires_at: Timestamp,
+    /// The enrollment token that it was asked for by; `None`: the device's own token.
+    #[serde(default)]
+    pub by: Option<EnrollmentId>,
     /// What it led to, once it was used.
     pub used: Option<Used>,
 }

@@ -167,7 +167,7 @@ impl Attestation {
             }
         };
         let used = Used { body: judged.body_hash.clone(), at: now, answer, reason };
-        tx.put(ATTESTATION_NONCES, &place, &NonceRow { expires_at: now, used: Some(used) })?;
+        tx.put(ATTESTATION_NONCES, &place, &NonceRow { expires_at: now, by: None, used: Some(used) })?;
         Ok(taken)
     }
 

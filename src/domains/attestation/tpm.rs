@@ -14,14 +14,17 @@
 mod open;
 mod quote;
 
+use std::net::IpAddr;
+
 use base64ct::{Base64, Base64UrlUnpadded, Encoding};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use open::Challenged;
 pub(super) use open::Open;
-use open::Slot;
 pub(super) use quote::{Shown, keep, objection, prove};
 
+use super::nonce::{Asker, Wish};
 use super::store::{key_owner, release_key};
 use super::trust::key_name;
 use super::{Attestation, Level};
@@ -105,8 +108,17 @@ pub struct Candidate {
     pub tenant: TenantId,
     /// The device, or the name under which it will enroll.
     pub device: DeviceId,
+    /// By what right it asks.
+    pub asker: Asker,
+    /// From where.
+    pub ip: Option<IpAddr>,
+}
+
+impl Candidate {
     /// Whether it asks with its own token.
-    pub is_enrolled: bool,
+    fn is_enrolled(&self) -> bool {
+        self.asker == Asker::Enrolled
+    }
 }
 
 /// What a device shows of its TPM.
@@ -176,20 +188,21 @@ impl Attestation {
     ///
     /// # Errors
     /// 403 `activation_refused` with the rule that was broken; 409 `device_exists` for a name that is enrolled, without its
-    /// token; 429 `too_many_activations`; 503 `overloaded`.
+    /// token; 429 `too_many_activations`, `rate_limited`; 503 `overloaded`.
     pub async fn challenge_tpm(&self, who: Candidate, keys: TpmKeys, origin: Origin) -> Result<Challenge> {
         let inner = &self.inner;
-        if !who.is_enrolled && inner.devices.entry(who.tenant, &who.device).is_some() {
+        if !who.is_enrolled() && inner.devices.entry(who.tenant, &who.device).is_some() {
             return Err(device_exists().into());
         }
         let (now, this) = (inner.clock.now(), self.clone());
+        inner.asked.admit(who.asker, who.ip, Wish::Activation, now)?;
         let makers = inner.trust.of(who.tenant);
         let work = move || prepare(&keys, &makers.tpm, &this.inner.settings.policy.tpm, &this.inner.random, now);
         match inner.pool.run(work).await? {
             Ok(prepared) => {
                 let expires_at = now.plus(inner.settings.nonce_ttl);
-                let slot = Slot::Challenged { key: Box::new(prepared.key), secret: prepared.secret };
-                inner.activations.open(who.tenant, who.device, slot, expires_at, now)?;
+                let challenged = Challenged { key: Box::new(prepared.key), secret: prepared.secret };
+                inner.activations.open(who.tenant, who.device, challenged, expires_at, now)?;
                 Ok(Challenge { activation: prepared.activation, credential: prepared.credential, expires_at })
             }
             Err(Refused { reason, detail }) => {
@@ -236,7 +249,7 @@ impl Attestation {
     ) -> Result<std::result::Result<Activated, Refusal>> {
         let (tenant, id, now) = (who.tenant, &who.device, self.inner.clock.now());
         let mut device = devices::load(tx, tenant, id)?;
-        if device.is_some() && !who.is_enrolled {
+        if device.is_some() && !who.is_enrolled() {
             return Err(device_exists().into());
         }
         let (name, answer) = (sha256(activation.as_bytes()), sha256(&[activation.as_bytes(), b"\n", secret].concat()));
@@ -246,10 +259,11 @@ impl Attestation {
         }
         // Within one commit a used challenge is still in memory, but the row knows it.
         let is_used = stored.as_ref().is_some_and(|row| row.activation == name);
-        let slot = self.inner.activations.of(tenant, id, now).filter(|_| !is_used);
-        let verdict = match slot {
-            Some(Slot::Activated(row)) if row.answer == answer => return Ok(Ok((&*row).into())),
-            Some(Slot::Challenged { key, secret: hash }) if key.activation == name => {
+        if let Some(row) = self.inner.activations.activated(tenant, id, now).filter(|row| row.answer == answer) {
+            return Ok(Ok((&*row).into()));
+        }
+        let verdict = match self.inner.activations.challenged(tenant, id, now).filter(|_| !is_used) {
+            Some(Challenged { key, secret: hash }) if key.activation == name => {
                 let opened = constant_time_eq(&sha256(secret), &hash);
                 let taken = self.chip_of_another(tx, tenant, id, key.ek.as_deref())?;
                 match (opened, taken) {
@@ -265,7 +279,7 @@ impl Attestation {
             Err((reason, detail)) => {
                 self.fail(tx, tenant, id, device.as_mut(), ACTIVATION, reason, origin)?;
                 if reason != "activation" {
-                    tx.after_commit(move || this.inner.activations.close(tenant, &of));
+                    tx.after_commit(move || this.inner.activations.end_challenge(tenant, &of));
                 }
                 Ok(Err(refusal(reason, detail)))
             }
@@ -283,8 +297,7 @@ impl Attestation {
                     tx.after_commit(move || this.inner.activations.close(tenant, &of));
                 } else {
                     let until = now.plus(self.inner.settings.nonce_ttl);
-                    let slot = Slot::Activated(Box::new(row));
-                    tx.after_commit(move || this.inner.activations.replace(tenant, of, slot, until));
+                    tx.after_commit(move || this.inner.activations.activate(tenant, of, Box::new(row), until));
                 }
                 Ok(Ok(activated))
             }
@@ -306,10 +319,7 @@ impl Attestation {
         if let Some(row) = self.inner.store.read_with(move |s| s.get(TPM_KEYS, &at)).await? {
             return Ok(Some(row));
         }
-        match self.inner.activations.of(tenant, device, self.inner.clock.now()) {
-            Some(Slot::Activated(row)) => Ok(Some(*row)),
-            _ => Ok(None),
-        }
+        Ok(self.inner.activations.activated(tenant, device, self.inner.clock.now()).map(|row| *row))
     }
 }
 

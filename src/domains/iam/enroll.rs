@@ -201,7 +201,7 @@ impl Iam {
     /// Judges what came with an enrollment: by the key that a known device has enrolled, or that a new one brings.
     async fn judge(&self, wanted: &Enrollment, evidence: Evidence, by: &EnrollmentBy) -> Result<(TenantId, Judged)> {
         let tenant = match by {
-            EnrollmentBy::Token(token) => self.tenant_of_enrollment_token(token, &wanted.device_id).await?,
+            EnrollmentBy::Token(token) => self.tenant_of_enrollment_token(token, &wanted.device_id).await?.0,
             EnrollmentBy::User(session) => session.tenant,
             EnrollmentBy::Open => self.inner.settings.open_tenant.ok_or_else(refused)?,
         };
@@ -211,11 +211,11 @@ impl Iam {
         Ok((tenant, judged))
     }
 
-    /// Whose devices a living enrollment token enrolls under this name.
+    /// Whose devices a living enrollment token enrolls under this name, and which token it is.
     ///
     /// # Errors
     /// 401 `enrollment_refused`.
-    pub async fn tenant_of_enrollment_token(&self, token: &str, device: &DeviceId) -> Result<TenantId> {
+    pub async fn tenant_of_enrollment_token(&self, token: &str, device: &DeviceId) -> Result<(TenantId, EnrollmentId)> {
         let (hash, now, device) = (sha256(token.as_bytes()), self.inner.clock.now(), device.clone());
         let row = self
             .inner
@@ -223,7 +223,7 @@ impl Iam {
             .read_with(move |s| s.get::<EnrollmentTokenRow>(ENROLLMENT_TOKENS, Key::new().bytes(hash)))
             .await?;
         let row = row.filter(|row| row.is_good_for(&device, now)).ok_or_else(refused)?;
-        Ok(row.tenant)
+        Ok((row.tenant, row.id))
     }
 
     fn right(&self, tx: &mut Tx<'_>, wanted: &Enrollment, by: &EnrollmentBy, now: Timestamp) -> Result<Right> {

@@ -4,8 +4,8 @@ use base64ct::{Base64, Encoding};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::super::Level;
 use super::super::tpm::{Activated, Candidate, Challenge, TpmKeys};
-use super::super::{Asker, Level};
 use crate::gate::{Context, Json, Reply, Validate};
 use crate::kernel::error::FieldError;
 use crate::kernel::ids::DeviceId;
@@ -138,7 +138,7 @@ fn bytes(text: Option<&str>, pointer: &str) -> Result<Vec<u8>> {
 /// `POST /v1/attestation/tpm/activate`
 pub async fn activate(ctx: Context, Json(request): Json<ActivationRequest>) -> Result<Reply<ActivationResponse>> {
     let (tenant, asker) = super::asking(&ctx, &request.device_id).await?;
-    let who = Candidate { tenant, device: request.device_id, is_enrolled: matches!(asker, Asker::Enrolled) };
+    let who = Candidate { tenant, device: request.device_id, asker, ip: ctx.origin().ip };
     let (attestation, origin) = (&ctx.services().attestation, ctx.origin().clone());
     if let Some(activation) = request.activation {
         let secret = bytes(request.secret_b64.as_deref(), "/secret_b64")?;
