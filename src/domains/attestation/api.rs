@@ -125,7 +125,7 @@ pub struct EvidenceRequest {
     pcr_values: Option<BTreeMap<String, String>>,
     /// `tpm-quote`: the boot log, as firmware leaves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 160_000)]
+    #[schema(max_length = 300_000)]
     event_log_b64: Option<String>,
     /// `tpm-quote` by a key that was not activated: the key, TPMT_PUBLIC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,7 +187,7 @@ impl Validate for EvidenceRequest {
             ("/token", self.token.as_ref(), 32_768),
             ("/attest_b64", self.attest_b64.as_ref(), 2_048),
             ("/signature_b64", self.signature_b64.as_ref(), 2_048),
-            ("/event_log_b64", self.event_log_b64.as_ref(), 160_000),
+            ("/event_log_b64", self.event_log_b64.as_ref(), 300_000),
             ("/ak_public_b64", self.ak_public_b64.as_ref(), 2_048),
             ("/ak_certificates_pem", self.ak_certificates_pem.as_ref(), 40_000),
             ("/app_id", self.app_id.as_ref(), 256),
