@@ -253,6 +253,7 @@ pub fn build(config: &Config, env: &Environment, opened: Opened) -> Result<Built
     let integrations = deliver::integrations(config, env, &store, (&tenants, &billing), &custody, (&metrics, &traces))?;
     let attestation = Attestation::rebuild(attestation::Parts {
         tenants: tenants.clone(),
+        flags: flags.clone(),
         devices: devices.clone(),
         killswitch: killswitch.clone(),
         sealing: Arc::clone(&custody.sealing),

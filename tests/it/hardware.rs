@@ -1,6 +1,8 @@
 //! Phones prove their hardware against roots that the tenant trusts: Android's keys, Apple's keys with their assertions and
 //! receipts.
 
+mod demand;
+
 use std::time::Duration;
 
 use base64ct::{Base64, Encoding};

@@ -14,7 +14,7 @@ use crate::world::second_factor::set_up_totp;
 
 const SWITCH: &str = "/v1/kill-switch";
 
-async fn turn(server: &Server, token: &str, engaged: bool) -> Result<Response, Fault> {
+pub async fn turn(server: &Server, token: &str, engaged: bool) -> Result<Response, Fault> {
     let bearer = format!("Bearer {token}");
     let wanted = json!({ "engaged": engaged, "reason": "phones are being stolen" });
     send(&mut server.client()?, Method::PUT, SWITCH, &[("authorization", &bearer)], &wanted).await

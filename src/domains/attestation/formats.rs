@@ -81,6 +81,7 @@ fn android_key(members: &Map<String, Value>, by: &Expected<'_>) -> Result<Proven
         root: Some(attested.root),
         list: attested.status_list_date.map(list_name),
         spki: Some(attested.spki),
+        signer: None,
         key: ProvenKey::Other,
     })
 }
@@ -117,6 +118,7 @@ fn apple_attestation(members: &Map<String, Value>, by: &Expected<'_>) -> Result<
         root: Some(attested.root),
         list: None,
         spki: Some(attested.public_key_spki),
+        signer: None,
         key: ProvenKey::AppAttest { environment: attested.environment, receipt },
     })
 }
@@ -145,6 +147,7 @@ fn apple_assertion(members: &Map<String, Value>, by: &Expected<'_>) -> Result<Pr
         root: Some(key.root.clone()),
         list: None,
         spki: Some(key.spki()?),
+        signer: None,
         key: ProvenKey::Asserted { counter: asserted.counter },
     })
 }
@@ -156,5 +159,13 @@ fn app_id<'a>(by: &Expected<'a>) -> Result<&'a str, Refused> {
 fn play_integrity(members: &Map<String, Value>, by: &Expected<'_>) -> Result<Proven, Refused> {
     let (keys, policy) = by.settings.play.as_ref().ok_or_else(|| not_configured("attestation.play"))?;
     let claims = play::verify(text(members, "token")?, keys, &sha256(by.signed), policy, by.now)?;
-    Ok(Proven { level: Level::Verdict, claims, root: None, list: None, spki: None, key: ProvenKey::Other })
+    Ok(Proven {
+        level: Level::Verdict,
+        claims,
+        root: None,
+        list: None,
+        spki: None,
+        signer: None,
+        key: ProvenKey::Other,
+    })
 }

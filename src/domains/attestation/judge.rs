@@ -94,9 +94,10 @@ impl Judged {
         self.verdict.is_ok()
     }
 
-    /// Whether it proves that the enrolled key of the device made it.
-    pub fn is_by_enrolled_key(&self) -> bool {
-        self.holds() && self.kind == "software"
+    /// Whether it proves that this key made it, and nothing else.
+    pub fn is_by(&self, key: &Jwk) -> bool {
+        self.kind == "software"
+            && self.verdict.as_ref().is_ok_and(|proven| proven.signer.is_some() && proven.fits(Some(key)))
     }
 
     /// How well the proven key is kept.
@@ -116,7 +117,18 @@ pub(super) struct Proven {
     pub root: Option<String>,
     /// The list of revoked certificates that decided.
     pub list: Option<String>,
+    /// The JWK thumbprint of the key that signed as the enrolled one, where one did. Whether it still is the device's is
+    /// for the commit to say.
+    pub signer: Option<String>,
     pub key: ProvenKey,
+}
+
+impl Proven {
+    /// Whether nobody signed, or this key: of the device as it is now, not as it was when the signature was looked at.
+    pub fn fits(&self, enrolled: Option<&Jwk>) -> bool {
+        let thumbprint = || VerifyingKey::from_jwk(enrolled?).ok().map(|key| key.thumbprint());
+        self.signer.is_none() || self.signer == thumbprint()
+    }
 }
 
 /// What a proof says of a key that is remembered, beside being a proof.
@@ -183,7 +195,9 @@ impl Attestation {
                 )
                 .and_then(|mut proven| {
                     if kind == CaseKind::TpmQuote && evidence.members.contains_key("signature") {
-                        proven.claims.extend(by_enrolled_key()?.claims);
+                        let enrolled = by_enrolled_key()?;
+                        proven.claims.extend(enrolled.claims);
+                        proven.signer = enrolled.signer;
                     }
                     Ok(proven)
                 }),
@@ -206,6 +220,8 @@ fn software(signed: &[u8], key: Option<&Jwk>, members: &Map<String, Value>) -> s
         return Err(Refused::new("signature", "The signature is not one of the enrolled key over this nonce."));
     }
     let mut claims = Claims::new();
-    claims.insert("key_thumbprint".to_owned(), key.thumbprint().into());
-    Ok(Proven { level: Level::Software, claims, spki: None, root: None, list: None, key: ProvenKey::Other })
+    let signer = key.thumbprint();
+    claims.insert("key_thumbprint".to_owned(), signer.clone().into());
+    let signer = Some(signer);
+    Ok(Proven { level: Level::Software, claims, spki: None, root: None, list: None, signer, key: ProvenKey::Other })
 }

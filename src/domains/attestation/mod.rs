@@ -10,6 +10,7 @@
 
 pub mod api;
 mod app_attest;
+mod demand;
 mod formats;
 mod judge;
 mod model;
@@ -23,7 +24,7 @@ mod trust;
 pub use api::EvidenceRequest;
 pub use app_attest::ReceiptView;
 pub use judge::{Evidence, EvidenceKind, Judged};
-pub use model::{AttestationView, Taken, VerdictView};
+pub use model::{AttestationView, Bringer, Taken, VerdictView};
 pub use nonce::Asker;
 pub use store::{forget, sharing_key};
 pub use tpm::{Activated, Candidate, Challenge, TpmKeys};
@@ -40,6 +41,7 @@ use crate::attest::{Claims, Refused, android, webauthn};
 use crate::crypto::seal::SealingKey;
 use crate::crypto::webauthn::Registered;
 use crate::domains::devices::{Device, DeviceEntry, Devices};
+use crate::domains::flags::Flags;
 use crate::domains::killswitch::KillSwitch;
 use crate::domains::tenants::Tenants;
 use crate::kernel::context::Origin;
@@ -71,6 +73,8 @@ pub struct Settings {
 pub struct Parts {
     /// What each tenant demands.
     pub tenants: Tenants,
+    /// By which a tenant demands more of some.
+    pub flags: Flags,
     /// The registry.
     pub devices: Devices,
     /// What locks and reminds.
@@ -98,6 +102,7 @@ pub struct Attestation {
 struct Inner {
     store: Store,
     tenants: Tenants,
+    flags: Flags,
     devices: Devices,
     killswitch: KillSwitch,
     clock: Clock,
@@ -119,7 +124,7 @@ impl Attestation {
     /// # Errors
     /// When the system gives no threads, or the data file cannot be read.
     pub fn rebuild(parts: Parts) -> Result<Self> {
-        let Parts { tenants, devices, killswitch, sealing, clock, random, settings } = parts;
+        let Parts { tenants, flags, devices, killswitch, sealing, clock, random, settings } = parts;
         let pool = Pool::for_this_machine("attest", WAITING_MAX, BUSY)?;
         let store = devices.store().clone();
         let trust = trust::Trust::rebuild(&store.read()?)?;
@@ -127,6 +132,7 @@ impl Attestation {
         let inner = Inner {
             store,
             tenants,
+            flags,
             devices,
             killswitch,
             clock,
@@ -151,7 +157,8 @@ impl Attestation {
         let device = entry.device();
         let judged = self.judge(device.tenant, device.id.clone(), device.public_key.clone(), evidence).await?;
         let (this, tenant, id) = (self.clone(), device.tenant, device.id.clone());
-        let taken = self.inner.store.write(move |tx| this.take_in(tx, tenant, &id, &judged, &origin)).await?;
+        let taken =
+            self.inner.store.write(move |tx| this.take_in(tx, tenant, &id, &judged, Bringer::Device, &origin)).await?;
         match taken {
             Taken::Accepted(view) => Ok(*view),
             Taken::Refused(refusal) => Err((*refusal).into()),

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::app_attest::AppAttestKey;
 use super::{Level, rules};
+use crate::crypto::Jwk;
 use crate::domains::devices::ProofMark;
 use crate::kernel::ids::{DeviceId, EnrollmentId};
 use crate::kernel::{Refusal, Timestamp};
@@ -31,12 +32,18 @@ pub(super) struct Used {
     /// The accepted answer; `None` when the evidence was refused, and then by what.
     pub answer: Option<AttestationView>,
     pub reason: Option<String>,
+    /// SHA-256 of the enrollment that it came with, in base64url; `None` where the device proved itself by its own token.
+    #[serde(default)]
+    pub enrollment: Option<String>,
 }
 
 /// How a device's attestation stands.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(super) struct StateRow {
     pub level: Level,
+    /// The level of the last proof by hardware, which a later one by less leaves standing.
+    #[serde(default)]
+    pub hardware_level: Level,
     /// As on the wire, such as `software` or `android-key`.
     pub kind: Option<String>,
     pub claims: Map<String, Value>,
@@ -77,6 +84,28 @@ impl StateRow {
             verified_at,
             key_changed_at: self.key_since.filter(|_| self.key_changed),
         })
+    }
+
+    /// What a proof must show at least, so as not to be a step back from what the device's hardware showed before.
+    pub fn shown_by_hardware(&self) -> Level {
+        if self.level.is_hardware() { self.level } else { self.hardware_level }
+    }
+
+    /// Forgets the last proof: somebody enrolled under the device's name who did not show that it is the same device. Which
+    /// keys are this device's, and what its hardware once showed, stays known.
+    pub fn unproven(self) -> Self {
+        Self {
+            hardware_level: self.shown_by_hardware(),
+            level: Level::None,
+            kind: None,
+            claims: Map::new(),
+            root: None,
+            verified_at: None,
+            key_thumbprint: None,
+            hardware_changed: false,
+            list: None,
+            ..self
+        }
     }
 
     /// Whether the last proof was one of an App Attest key.
@@ -163,6 +192,41 @@ impl AttestationView {
     pub fn bound_to(mut self, thumbprint: &str) -> Self {
         self.token_bound = self.key_thumbprint.as_deref() == Some(thumbprint);
         self
+    }
+}
+
+/// Who brings evidence. What is wrong with it counts against nobody else.
+#[derive(Clone, Copy, Debug)]
+pub enum Bringer<'a> {
+    /// The device, by its own token.
+    Device,
+    /// Somebody who enrolls under its name: until the proof holds, a stranger.
+    Enrollment {
+        /// SHA-256 of all that is to be enrolled, in base64url: the same again is the same enrollment.
+        hash: &'a str,
+        /// The key that a device is to prove itself with that is not known yet.
+        key: Option<&'a Jwk>,
+    },
+}
+
+impl Bringer<'_> {
+    /// Whether failures and replays are the device's own.
+    pub(super) const fn is_device(self) -> bool {
+        matches!(self, Self::Device)
+    }
+
+    pub(super) const fn hash(&self) -> Option<&str> {
+        match self {
+            Self::Device => None,
+            Self::Enrollment { hash, .. } => Some(hash),
+        }
+    }
+
+    pub(super) const fn key(&self) -> Option<&Jwk> {
+        match self {
+            Self::Device => None,
+            Self::Enrollment { key, .. } => *key,
+        }
     }
 }
 

@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use super::Attestation;
 use crate::domains::audit::{self, Action, NewEntry};
-use crate::domains::devices::{Device, DeviceEntry};
+use crate::domains::devices::{AttestationLevel, Device, DeviceEntry};
 use crate::domains::killswitch::{Notice, Outgoing};
-use crate::domains::tenants::AttestationPolicy;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceNo, UserId};
 use crate::kernel::{Result, Timestamp};
@@ -71,19 +70,17 @@ impl Attestation {
         let (now, renew_after) = (self.inner.clock.now(), self.inner.settings.renew_after);
         let hub = self.inner.killswitch.hub();
         let asked = &self.inner.reminders.0;
-        let demands: HashMap<_, _> =
-            self.inner.tenants.entries().into_iter().map(|t| (t.id, t.tenant().attestation)).collect();
-        let is_due = |entry: &Arc<DeviceEntry>| {
-            let demand = demands.get(&entry.tenant).copied().unwrap_or_default();
-            let wanted = match entry.device().proof {
-                None => demand != AttestationPolicy::Optional,
-                Some(proof) => {
-                    now >= due_at(entry.no, proof.verified_at, renew_after)
-                        || demand == AttestationPolicy::Hardware && !proof.level.is_hardware()
-                }
-            };
-            wanted && hub.is_open(entry.no) && asked.pin().get(&entry.no).is_none_or(|at| now.since(*at) >= PATIENCE)
+        let tenants: HashMap<_, _> = self.inner.tenants.entries().into_iter().map(|t| (t.id, t)).collect();
+        let is_wanted = |entry: &Arc<DeviceEntry>| {
+            let proof = entry.device().proof;
+            let demanded =
+                tenants.get(&entry.tenant).map(|t| self.demanded(&t.tenant(), &entry.id)).unwrap_or_default();
+            proof.is_some_and(|proof| now >= due_at(entry.no, proof.verified_at, renew_after))
+                || proof.map_or(AttestationLevel::None, |proof| proof.level) < demanded
         };
+        let is_patient =
+            |entry: &Arc<DeviceEntry>| asked.pin().get(&entry.no).is_none_or(|at| now.since(*at) >= PATIENCE);
+        let is_due = |entry: &Arc<DeviceEntry>| hub.is_open(entry.no) && is_patient(entry) && is_wanted(entry);
         asked.pin().retain(|_, at| now.since(*at) < PATIENCE);
         // Claimed before it is asked: of two rounds at once one asks.
         let claimed = |entry: &Arc<DeviceEntry>| asked.pin().try_insert(entry.no, now).is_ok();

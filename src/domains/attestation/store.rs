@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::app_attest::AppAttestKey;
 use super::judge::{Judged, Proven, ProvenKey};
-use super::model::{AttestationView, NonceRow, StateRow, Taken, Used, VerdictView};
+use super::model::{AttestationView, Bringer, NonceRow, StateRow, Taken, Used, VerdictView};
 use super::trust::{key_name, thumbprint};
-use super::{Attestation, rules, tpm};
+use super::{Attestation, Level, rules, tpm};
 use crate::attest::Refused;
 use crate::domains::audit::{self, Action, NewEntry, ThreatLevel};
-use crate::domains::devices::{self, AttestationLevel, BlockCause, Blocked, Device, DeviceState, ProofMark};
+use crate::domains::devices::{self, BlockCause, Blocked, Device, ProofMark};
 use crate::domains::killswitch::{self, NewCommand};
+use crate::domains::tenants;
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, TenantId};
 use crate::kernel::{Kind, Refusal, Result, Timestamp};
@@ -20,6 +21,8 @@ use crate::store::{Snapshot, Tx, codec};
 /// Failures within this time that put a device into quarantine.
 const FAILURES_MAX: usize = 3;
 const FAILURES_WITHIN: Duration = Duration::from_secs(600);
+/// Why a proof does not count that holds and shows too little.
+const TOO_WEAK: &str = "level";
 /// Verdicts that are kept of one device, and shown.
 const VERDICTS_KEPT: u64 = 100;
 const VERDICTS_SHOWN: usize = 20;
@@ -96,8 +99,12 @@ fn refused(reason: &str) -> Refusal {
     Refusal { extra: extra.as_object().cloned().map(Box::new), ..refusal }
 }
 
-fn replayed() -> Refusal {
-    let detail = "This nonce was used before, by another request. The device was blocked.";
+fn replayed(was_blocked: bool) -> Refusal {
+    let detail = if was_blocked {
+        "This nonce was used before, by another request. The device was blocked."
+    } else {
+        "This nonce was used before, by another request. Ask for a new one."
+    };
     Refusal::new(Kind::Forbidden, "attestation_replayed", detail)
 }
 
@@ -110,41 +117,37 @@ impl Attestation {
         tenant: TenantId,
         id: &DeviceId,
         judged: &Judged,
+        bringer: Bringer<'_>,
         origin: &Origin,
     ) -> Result<Taken> {
         let now = self.inner.clock.now();
         let place = nonce_prefix(tenant, id).bytes(judged.nonce_hash);
         let nonce: Option<NonceRow> = tx.get(ATTESTATION_NONCES, &place)?;
         let mut device = devices::load(tx, tenant, id)?;
-        match nonce {
-            Some(NonceRow { used: Some(used), .. }) => {
-                if used.body == judged.body_hash {
-                    return Ok(match used.answer {
-                        Some(view) => Taken::Accepted(Box::new(view)),
-                        None => Taken::Refused(Box::new(refused(used.reason.as_deref().unwrap_or("refused")))),
-                    });
-                }
-                if let Some(device) = &mut device {
-                    const WHY: &str =
-                        "a nonce came back with another attestation: somebody replays or races the device";
-                    self.block(tx, device, BlockCause::Attestation, killswitch::Action::LockSystem, WHY, origin)?;
-                }
-                let entry = NewEntry::new(Action::AttestationReplayed, origin).device(id).level(ThreatLevel::Critical);
-                audit::append(tx, tenant, now, &self.inner.random, &entry)?;
-                return Ok(Taken::Refused(Box::new(replayed())));
+        let nonce = match nonce {
+            Some(NonceRow { used: Some(used), expires_at, .. }) => {
+                let before = (&used, now < expires_at);
+                return self.take_again(tx, (tenant, id), device, judged, before, bringer, origin);
             }
-            Some(row) if now < row.expires_at => {}
+            Some(row) if now < row.expires_at => row,
             Some(_) | None => {
-                self.fail(tx, tenant, id, device.as_mut(), judged.kind, "nonce", origin)?;
+                let charged = device.as_mut().filter(|_| bringer.is_device());
+                self.fail(tx, tenant, id, charged, judged.kind, "nonce", origin)?;
                 return Ok(Taken::Refused(Box::new(nonce_invalid())));
             }
-        }
+        };
+        let demanded = tenants::load(tx, tenant)?.map(|t| self.demanded(&t, id)).unwrap_or_default();
         let objection = match &judged.verdict {
             Ok(Proven { key: ProvenKey::Tpm(shown), .. }) => tpm::objection(self, tx, tenant, id, shown)?,
             _ => None,
         };
+        let enrolled_key = device.as_ref().map_or_else(|| bringer.key(), |device| device.public_key.as_ref());
         let verdict = match &judged.verdict {
             Ok(_) if objection.is_some() => Err(objection.map_or("tpm", |refused| refused.reason)),
+            // Another key may have been enrolled since the signature was looked at.
+            Ok(proven) if !proven.fits(enrolled_key) => Err("signature"),
+            // Who returns by an enrollment shows who it is, whatever its key is kept in; that heals nothing.
+            Ok(proven) if bringer.is_device() && proven.level < demanded => Err(TOO_WEAK),
             Ok(proven) if device.is_none() && self.copied(tx, tenant, id, proven, origin)?.is_some() => {
                 Err("key_of_another_device")
             }
@@ -158,17 +161,57 @@ impl Attestation {
         };
         let (taken, answer, reason) = match verdict {
             Ok(proven) => {
-                let view = self.accept(tx, tenant, id, device.as_mut(), judged.kind, proven, origin)?;
+                let view = self.accept(tx, tenant, id, device.as_mut(), judged.kind, (proven, demanded), origin)?;
                 (Taken::Accepted(Box::new(view.clone())), Some(view), None)
             }
             Err(reason) => {
-                self.fail(tx, tenant, id, device.as_mut(), judged.kind, reason, origin)?;
+                let charged = device.as_mut().filter(|_| bringer.is_device());
+                self.fail(tx, tenant, id, charged, judged.kind, reason, origin)?;
                 (Taken::Refused(Box::new(refused(reason))), None, Some(reason.to_owned()))
             }
         };
-        let used = Used { body: judged.body_hash.clone(), at: now, answer, reason };
-        tx.put(ATTESTATION_NONCES, &place, &NonceRow { expires_at: now, by: None, used: Some(used) })?;
+        let enrollment = bringer.hash().map(str::to_owned);
+        let used = Used { body: judged.body_hash.clone(), at: now, answer, reason, enrollment };
+        tx.put(ATTESTATION_NONCES, &place, &NonceRow { used: Some(used), ..nonce })?;
         Ok(taken)
+    }
+
+    /// What evidence leads to whose nonce was used before, and whether the time of that nonce still runs. The same request
+    /// hears the same. An answer can be shown at any time; an enrollment opens a session anew, so a copy of one must not be
+    /// good for ever, and the proof in it for no other enrollment.
+    #[expect(clippy::too_many_arguments, reason = "one commit's worth of facts")]
+    fn take_again(
+        &self,
+        tx: &mut Tx<'_>,
+        (tenant, id): (TenantId, &DeviceId),
+        device: Option<Device>,
+        judged: &Judged,
+        (used, in_time): (&Used, bool),
+        bringer: Bringer<'_>,
+        origin: &Origin,
+    ) -> Result<Taken> {
+        let is_same =
+            used.body == judged.body_hash && (bringer.is_device() || used.enrollment.as_deref() == bringer.hash());
+        if is_same {
+            return Ok(match &used.answer {
+                Some(view) if bringer.is_device() || in_time => Taken::Accepted(Box::new(view.clone())),
+                Some(_) => {
+                    self.fail(tx, tenant, id, None, judged.kind, "nonce", origin)?;
+                    Taken::Refused(Box::new(nonce_invalid()))
+                }
+                None => Taken::Refused(Box::new(refused(used.reason.as_deref().unwrap_or("refused")))),
+            });
+        }
+        // Who enrolls may be anybody with a copy of what the device once sent: that locks nobody.
+        let device = device.filter(|_| bringer.is_device());
+        let refusal = replayed(device.is_some());
+        if let Some(mut device) = device {
+            const WHY: &str = "a nonce came back with another attestation: somebody replays or races the device";
+            self.block(tx, &mut device, BlockCause::Attestation, killswitch::Action::LockSystem, WHY, origin)?;
+        }
+        let entry = NewEntry::new(Action::AttestationReplayed, origin).device(id).level(ThreatLevel::Critical);
+        audit::append(tx, tenant, self.inner.clock.now(), &self.inner.random, &entry)?;
+        Ok(Taken::Refused(Box::new(refusal)))
     }
 
     /// The enrolled device whose attested key a new one brings, blocked by this: one of them is a copy.
@@ -193,6 +236,17 @@ impl Attestation {
     /// What a new device's row is to say of the proof that it enrolled with, within the caller's transaction.
     pub fn mark(&self, tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId) -> Result<Option<ProofMark>> {
         Ok(Self::state(tx, tenant, id)?.mark())
+    }
+
+    /// Forgets the last proof of a device, which the caller saves: somebody enrolled under its name, and did not show that
+    /// it is the same device.
+    pub fn forget_proof(tx: &mut Tx<'_>, device: &mut Device) -> Result<()> {
+        device.proof = None;
+        let place = device_key(device.tenant, &device.id);
+        match tx.get::<StateRow>(ATTESTATION_STATES, &place)? {
+            Some(state) => tx.put(ATTESTATION_STATES, &place, &state.unproven()),
+            None => Ok(()),
+        }
     }
 
     fn state(tx: &mut Tx<'_>, tenant: TenantId, id: &DeviceId) -> Result<StateRow> {
@@ -222,11 +276,12 @@ impl Attestation {
         id: &DeviceId,
         device: Option<&mut Device>,
         kind: &'static str,
-        proven: &Proven,
+        (proven, demanded): (&Proven, Level),
         origin: &Origin,
     ) -> Result<AttestationView> {
         let now = self.inner.clock.now();
         let mut state = Self::state(tx, tenant, id)?;
+        let suffices = proven.level >= demanded.max(state.shown_by_hardware());
         let changed = state.level.is_hardware() && hardware(&state.claims) != hardware(&proven.claims);
         let key = proven.spki.as_deref().map(key_name);
         if state.key != key {
@@ -250,6 +305,7 @@ impl Attestation {
             Some(key) => claim_key(tx, tenant, id, key)?,
             None => None,
         };
+        state.hardware_level = state.shown_by_hardware();
         state.level = proven.level;
         state.kind = Some(kind.to_owned());
         state.claims = proven.claims.clone();
@@ -260,7 +316,9 @@ impl Attestation {
         self.keep_app_attest(&mut state, id, proven);
         state.key = key;
         state.verified_at = Some(now);
-        state.failures.clear();
+        if suffices {
+            state.failures.clear();
+        }
         let verdict = VerdictView {
             at: now,
             kind: kind.to_owned(),
@@ -294,7 +352,7 @@ impl Attestation {
                 audit::append(tx, tenant, now, &self.inner.random, &entry.attestation(proven.level.name()))?;
                 self.remind_after(tx, device)?;
             } else {
-                self.heal(tx, device, proven.level, origin)?;
+                self.heal(tx, device, (proven.level, suffices), origin)?;
             }
         }
         view_of(id, &state, vec![verdict], now, self.inner.settings.renew_after)
@@ -321,7 +379,9 @@ impl Attestation {
         let Some(device) = device else { return Ok(()) };
         let mut state = Self::state(tx, tenant, id)?;
         state.failures.retain(|at| now.since(*at) < FAILURES_WITHIN);
-        state.failures.push(now);
+        // Whose key lies in software is honest about it: that is no failed attempt, and takes none back either.
+        let counts = reason != TOO_WEAK;
+        state.failures.extend(counts.then_some(now));
         let verdict = VerdictView {
             at: now,
             kind: kind.to_owned(),
@@ -331,7 +391,7 @@ impl Attestation {
             status_list: None,
         };
         Self::verdict(tx, tenant, id, &mut state, &verdict)?;
-        let quarantine = state.failures.len() >= FAILURES_MAX;
+        let quarantine = counts && state.failures.len() >= FAILURES_MAX;
         tx.put(ATTESTATION_STATES, device_key(tenant, id), &state)?;
         if quarantine {
             const WHY: &str = "three attestations were refused within ten minutes";
@@ -351,26 +411,6 @@ impl Attestation {
     ) -> Result<Blocked> {
         let note = NewEntry::new(Action::DeviceBlocked, origin).device(&device.id).level(ThreatLevel::High).reason(why);
         self.inner.killswitch.block(tx, device, cause, &NewCommand::new(action, why), note, origin)
-    }
-
-    /// Releases a device that a clean proof may release: from its failed ones, and by hardware from the engine's lock where
-    /// the operator says so.
-    fn heal(&self, tx: &mut Tx<'_>, device: &mut Device, level: AttestationLevel, origin: &Origin) -> Result<()> {
-        let settings = &self.inner.settings;
-        let may = match device.state {
-            DeviceState::Blocked { cause: BlockCause::Quarantine, .. } => settings.heals,
-            DeviceState::Blocked { cause: BlockCause::Score, .. } => settings.releases_score && level.is_hardware(),
-            _ => false,
-        };
-        if !may {
-            return Ok(());
-        }
-        const WHY: &str = "the device attested cleanly";
-        devices::unblock(device);
-        let entry = NewEntry::new(Action::DeviceUnblocked, origin).device(&device.id).reason(WHY);
-        audit::append(tx, device.tenant, self.inner.clock.now(), &self.inner.random, &entry)?;
-        self.inner.killswitch.issue(tx, device, &NewCommand::new(killswitch::Action::Unlock, WHY), origin)?;
-        devices::save(tx, &self.inner.devices, device)
     }
 }
 

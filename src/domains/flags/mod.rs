@@ -34,7 +34,7 @@ const FLAGS_MAX: usize = 500;
 pub enum System {
     /// `false`: no new device is enrolled.
     RegistrationOpen,
-    /// `true`: a new device must prove its hardware, whatever the company's policy says.
+    /// `true`: a device must prove its hardware, to enroll and later, whatever the company's policy says.
     StrictAttestation,
     /// `"simplified"`: heartbeats are judged by the hard rules alone, `"full"`: by everything, as without the flag.
     EngineMode,

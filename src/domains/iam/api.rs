@@ -275,7 +275,25 @@ pub async fn enroll(ctx: Context, Json(request): Json<EnrollRequest>) -> Result<
         attestation,
         binding: ctx.proven_key().cloned(),
     };
-    let enrolled = ctx.services().iam.enroll(wanted, by, ctx.origin().clone()).await?;
+    let (limiter, ip) = (ctx.limiter(), ctx.origin().ip);
+    if let Some(ip) = ip.filter(|_| wanted.attestation.is_some()) {
+        let budget = limiter.auth_budget(ip, ctx.now());
+        if !budget.admitted {
+            ctx.decided(budget);
+            let detail = "Too many failed authentications from this address in the last minute.";
+            let refusal = Refusal::new(Kind::RateLimited, "rate_limited", detail);
+            return Err(refusal.retry_after_s(budget.reset_s).into());
+        }
+    }
+    let enrolled = ctx.services().iam.enroll(wanted, by, ctx.origin().clone()).await;
+    // A proof that was spent before may be somebody's copy: that counts against who brings it, not against the device.
+    const SPENT: [&str; 2] = ["attestation_replayed", "attestation_nonce_invalid"];
+    if let (Err(Error::Refused(refusal)), Some(ip)) = (&enrolled, ip)
+        && SPENT.contains(&refusal.code)
+    {
+        limiter.auth_failed(ip, ctx.now());
+    }
+    let enrolled = enrolled?;
     let TokenPair { access_token, refresh_token, expires_in, session, token_type: _ } = enrolled.pair;
     Ok(Reply::new(EnrollResponse {
         token: access_token.clone(),

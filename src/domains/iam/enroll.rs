@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64ct::{Base64UrlUnpadded, Encoding};
+
 use super::model::{Binding, EndCause, EnrollmentTokenRow};
 use super::session::{Proof, TokenPair};
 use super::{Iam, SessionEntry, enrollment_tokens};
-use crate::crypto::{Jwk, OpaqueToken, TokenKind, sha256};
-use crate::domains::attestation::{self, Evidence, Judged, Taken};
+use crate::crypto::{Jwk, OpaqueToken, TokenKind, VerifyingKey, sha256};
+use crate::domains::attestation::{self, Attestation, Bringer, Evidence, Judged, Level, Taken};
 use crate::domains::audit::{self, Action, NewEntry};
 use crate::domains::devices::{self, Device, DeviceState, SensorsDeclared};
 use crate::domains::flags::System;
-use crate::domains::tenants::{self, AttestationPolicy, EnrollmentPolicy, TenantState};
+use crate::domains::tenants::{self, EnrollmentPolicy, TenantState};
 use crate::kernel::context::Origin;
 use crate::kernel::ids::{DeviceId, DeviceNo, EnrollmentId, TenantId, UserId};
 use crate::kernel::rate::Quota;
@@ -38,6 +40,16 @@ pub struct Enrollment {
     pub attestation: Option<Evidence>,
     /// The key that the session's tokens are to be bound to.
     pub binding: Option<Binding>,
+}
+
+impl Enrollment {
+    /// SHA-256 of all that it asks for beside the proof, in base64url: the same again is the same enrollment.
+    fn hash(&self) -> Result<String> {
+        let Self { device_id, device_name, os_version, platform, sensors, public_key, attestation: _, binding } = self;
+        let all = (device_id, device_name, os_version, platform, sensors, public_key, binding);
+        let all = serde_json::to_vec(&all).map_err(Error::internal)?;
+        Ok(Base64UrlUnpadded::encode_string(&sha256(&all)))
+    }
 }
 
 /// By what right it comes.
@@ -111,32 +123,33 @@ impl Iam {
         }
         let known = devices::load(tx, right.tenant, &wanted.device_id)?;
         let judged = judged.filter(|(of, _)| *of == right.tenant).map(|(_, judged)| judged);
-        let by_its_key = judged.is_some_and(Judged::is_by_enrolled_key);
+        // By the key that is enrolled at this moment; another one may have been when the proof was looked at.
+        let enrolled_key = known.as_ref().and_then(|device| device.public_key.as_ref());
+        let by_its_key = judged.zip(enrolled_key).is_some_and(|(judged, key)| judged.is_by(key));
+        let brings_key =
+            wanted.public_key.is_some() && thumbprint(wanted.public_key.as_ref()) != thumbprint(enrolled_key);
         if known.is_some() && !by_its_key && !known.as_ref().is_some_and(|d| right.covers(d)) {
             let detail = "A device of this name is enrolled already. Its owner, or a token issued for this very device, can enroll it again.";
             return Err(Refusal::new(Kind::Conflict, "device_exists", detail).into());
         }
         if known.is_none() {
-            let flag = |system| inner.flags.switch(right.tenant, system, wanted.device_id.as_str());
-            if flag(System::RegistrationOpen) == Some(false) {
+            let open = inner.flags.switch(right.tenant, System::RegistrationOpen, wanted.device_id.as_str());
+            if open == Some(false) {
                 let detail = "The company takes no new devices at the moment (its flag registration-open).";
                 return Err(Refusal::new(Kind::Forbidden, "registration_closed", detail).into());
-            }
-            let policy = match flag(System::StrictAttestation) {
-                Some(true) => AttestationPolicy::Hardware,
-                _ => tenant.attestation,
-            };
-            let enough = match policy {
-                AttestationPolicy::Optional => true,
-                AttestationPolicy::Required => judged.is_some(),
-                AttestationPolicy::Hardware => judged.is_some_and(|j| !j.holds() || j.level().is_hardware()),
-            };
-            if !enough {
-                return Err(attestation::required().into());
             }
             if devices::enrolled(tx)? >= inner.settings.devices_max as u64 {
                 let detail = "The appliance has reached its number of devices (devices.max).";
                 return Err(Refusal::new(Kind::Forbidden, "device_limit_reached", detail).into());
+            }
+        }
+        // Another key is another device as far as anybody knows, whatever its name.
+        if known.is_none() || brings_key {
+            let demanded = inner.attestation.demanded(&tenant, &wanted.device_id);
+            // What does not hold is refused below, with the reason.
+            let is_enough = |judged: &Judged| !judged.holds() || judged.level() >= demanded;
+            if demanded > Level::None && !judged.is_some_and(is_enough) {
+                return Err(attestation::required().into());
             }
         }
         let place = match known {
@@ -149,11 +162,13 @@ impl Iam {
         };
         let action = if known.is_some() { Action::DeviceReenrolled } else { Action::DeviceEnrolled };
         // From here on it writes, and nothing may refuse any more; what the proof leads to is committed either way.
-        if let Some(judged) = judged
-            && let Taken::Refused(refusal) =
-                inner.attestation.take_in(tx, right.tenant, &wanted.device_id, judged, origin)?
-        {
-            return Ok(Outcome::Refused(refusal));
+        if let Some(judged) = judged {
+            let hash = wanted.hash()?;
+            let bringer = Bringer::Enrollment { hash: &hash, key: wanted.public_key.as_ref() };
+            let taken = inner.attestation.take_in(tx, right.tenant, &wanted.device_id, judged, bringer, origin)?;
+            if let Taken::Refused(refusal) = taken {
+                return Ok(Outcome::Refused(refusal));
+            }
         }
         // A clean proof may have released it.
         let known = match known {
@@ -168,8 +183,11 @@ impl Iam {
         }
         let mut how = right.how;
         let mut device = match known {
-            Some(device) => {
+            Some(mut device) => {
                 self.end_session_of(tx, &device, EndCause::Replaced)?;
+                if judged.is_none() {
+                    Attestation::forget_proof(tx, &mut device)?;
+                }
                 how.push_str(&change_of_sensors(device.sensors, wanted.sensors));
                 updated(device, wanted, now)
             }
@@ -376,6 +394,11 @@ impl Right {
         let spent = EnrollmentTokenRow { uses: row.uses.saturating_add(1), ..row.clone() };
         tx.put(ENROLLMENT_TOKENS, Key::new().bytes(hash), &spent)
     }
+}
+
+/// The JWK thumbprint of a key that can be read.
+fn thumbprint(key: Option<&Jwk>) -> Option<String> {
+    VerifyingKey::from_jwk(key?).ok().map(|key| key.thumbprint())
 }
 
 fn registered(

@@ -97,7 +97,7 @@ impl KillSwitch {
     }
 
     /// Blocks a device and writes the lock that tells it so, with both audit entries, in the caller's transaction.
-    /// A device that is blocked already gets neither again.
+    /// A device that is blocked already gets neither again, unless this cause weighs more.
     pub fn block(
         &self,
         tx: &mut Tx<'_>,
@@ -309,10 +309,15 @@ impl KillSwitch {
     }
 }
 
+/// Whether the switch of a tenant holds every device. Whatever releases a device asks here first, in its own transaction.
+pub fn is_engaged(tx: &mut Tx<'_>, tenant: TenantId) -> Result<bool> {
+    Ok(tenants::load(tx, tenant)?.is_some_and(|t| t.kill_switch.is_some()))
+}
+
 /// While the switch of a tenant holds every device, none is released by itself: its phone would open although it still
 /// may not act.
 fn check_release(tx: &mut Tx<'_>, tenant: TenantId) -> Result<()> {
-    if tenants::load(tx, tenant)?.is_some_and(|t| t.kill_switch.is_some()) {
+    if is_engaged(tx, tenant)? {
         let detail = "The kill switch of the tenant is engaged: release it first (PUT /v1/kill-switch).";
         return Err(Refusal::new(Kind::Forbidden, "kill_switch_engaged", detail).into());
     }

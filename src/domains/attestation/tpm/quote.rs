@@ -96,6 +96,7 @@ pub(in super::super) fn prove(members: &Map<String, Value>, by: &Expected<'_>) -
         spki: Some(spki),
         root: row.root.clone(),
         list: None,
+        signer: None,
         key: ProvenKey::Tpm(Box::new(Shown { clock: verified.quote.clock, by_certificate: ders.is_some(), row })),
     })
 }
