@@ -122,18 +122,24 @@ impl<'t> Tx<'t> {
     }
 
     /// Visits every pair whose key starts with `prefix`, in ascending order, until `visit` says `false`.
-    pub fn visit(
+    pub fn visit(&mut self, table: Table, prefix: &Key, visit: impl FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
+        self.visit_from(table, prefix, prefix, visit)
+    }
+
+    /// As [`Tx::visit`], from the key `from` on.
+    pub fn visit_from(
         &mut self,
         table: Table,
         prefix: &Key,
+        from: &Key,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool>,
     ) -> Result<()> {
         let end = prefix.end_of_prefix();
         let mut outcome = Ok(true);
         self.with(table, |t| {
             let range = match &end {
-                Some(end) => t.range::<&[u8]>(prefix.as_ref()..end.as_ref()),
-                None => t.range::<&[u8]>(prefix.as_ref()..),
+                Some(end) => t.range::<&[u8]>(from.as_ref()..end.as_ref()),
+                None => t.range::<&[u8]>(from.as_ref()..),
             };
             for pair in range? {
                 let (k, v) = pair?;

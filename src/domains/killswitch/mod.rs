@@ -14,7 +14,7 @@ mod tenant;
 pub use crate::store::idempotency::Once;
 pub use hub::{CloseReason, Hub, Outbox, Outgoing};
 pub use model::{Ack, AckStatus, Action, CommandView, Notice, Status};
-pub use store::NewCommand;
+pub use store::{NewCommand, raise_seq_floor, seq_floor};
 pub use tenant::SwitchView;
 
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use crate::crypto::keyring::KeyRing;
 use crate::domains::devices::Device;
 use crate::kernel::ids::{CommandId, DeviceId, TenantId, UserId};
 use crate::kernel::{Error, Kind, Random, Refusal, Result, Timestamp, limits};
-use crate::store::tables::{COMMAND_IDS, COMMANDS, Key, trailing_number};
+use crate::store::tables::{COMMAND_IDS, COMMANDS, Key, META, trailing_number};
 use crate::store::{Snapshot, Tx, codec};
 
 /// A command that is to be issued.
@@ -64,6 +64,38 @@ fn id_key(tenant: TenantId, device: &DeviceId, id: CommandId) -> Key {
     prefix(tenant, device).bytes(id.to_bytes())
 }
 
+/// META: no command of any device is numbered at or below it. Rises with each restore.
+const SEQ_FLOOR: &str = "command_seq_floor";
+/// More commands than one device is sent between two restores.
+const SEQ_STRIDE: u64 = 1 << 32;
+
+/// The floor of command numbers in this data file; 0 before the first restore.
+pub fn seq_floor(snapshot: &Snapshot) -> Result<u64> {
+    let found = snapshot.get_raw(META, Key::new().text(SEQ_FLOOR))?;
+    Ok(found.as_deref().and_then(trailing_number).unwrap_or(0))
+}
+
+/// Where numbers go on after a restore at `now`: above all that the backup (`kept`) and the data file that it replaces
+/// (`replaced`) can have given, and above those of any earlier restore of the same backup, which nothing here knows of,
+/// because time went on. Stays below 2^53, which every reader of JSON can hold, for two million restores.
+const fn raised_floor(kept: u64, replaced: u64, now: Timestamp) -> u64 {
+    let ms = now.as_millis();
+    let ms = if ms > 0 { ms.cast_unsigned() } else { 0 };
+    let highest = if kept > replaced { kept } else { replaced };
+    (if highest > ms { highest } else { ms }).saturating_add(SEQ_STRIDE)
+}
+
+/// A backup takes the place of a data file: what devices have seen since must not come again. A device refuses a number
+/// that it knows, and a lock that it refuses is none. `replaced` is the floor of the file that goes, where it could be read.
+pub fn raise_seq_floor(tx: &mut Tx<'_>, replaced: u64, now: Timestamp) -> Result<()> {
+    let kept = stored_floor(tx)?;
+    tx.put_raw(META, Key::new().text(SEQ_FLOOR), &raised_floor(kept, replaced, now).to_be_bytes())
+}
+
+fn stored_floor(tx: &mut Tx<'_>) -> Result<u64> {
+    Ok(tx.get_raw(META, Key::new().text(SEQ_FLOOR))?.as_deref().and_then(trailing_number).unwrap_or(0))
+}
+
 pub(super) fn create(
     tx: &mut Tx<'_>,
     device: &mut Device,
@@ -72,7 +104,8 @@ pub(super) fn create(
     keys: &KeyRing,
     random: &Random,
 ) -> Result<(CommandView, Arc<str>)> {
-    device.command_seq += 1;
+    // Devices that were removed, or enrolled after the backup, begin above the floor, too.
+    device.command_seq = device.command_seq.max(stored_floor(tx)?) + 1;
     let id = CommandId::generate(now, random);
     let expires_at = now.plus(new.lifetime);
     let frame = Frame {
@@ -114,16 +147,22 @@ pub(super) fn check_room(tx: &mut Tx<'_>, device: &Device, now: Timestamp) -> Re
         return Ok(());
     }
     let mut open = 0;
-    for seq in device.oldest_open_command_seq..=device.command_seq {
-        let row: Option<CommandRow> = tx.get(COMMANDS, prefix(device.tenant, &device.id).number(seq))?;
-        open += usize::from(row.is_some_and(|r| !r.status_at(now).is_final()));
-        if open >= limits::OPEN_COMMANDS_PER_DEVICE_MAX {
-            let detail =
-                "The device has 100 unfinished commands. Wait until it acknowledges some, or until they expire.";
-            return Err(Refusal::new(Kind::Conflict, "too_many_commands", detail).into());
-        }
+    // Rows, not numbers: after a restore the numbers have a gap.
+    let (all, from) = (prefix(device.tenant, &device.id), oldest_open(device));
+    tx.visit_from(COMMANDS, &all, &from, |_, value| {
+        open += usize::from(!codec::decode::<CommandRow>(value)?.status_at(now).is_final());
+        Ok(open < limits::OPEN_COMMANDS_PER_DEVICE_MAX)
+    })?;
+    if open >= limits::OPEN_COMMANDS_PER_DEVICE_MAX {
+        let detail = "The device has 100 unfinished commands. Wait until it acknowledges some, or until they expire.";
+        return Err(Refusal::new(Kind::Conflict, "too_many_commands", detail).into());
     }
     Ok(())
+}
+
+/// The place of the device's oldest command that may be unfinished.
+fn oldest_open(device: &Device) -> Key {
+    prefix(device.tenant, &device.id).number(device.oldest_open_command_seq)
 }
 
 /// Rows removed at a time.
@@ -164,13 +203,14 @@ pub(super) fn acknowledge(
     }
     let status = row.status_at(now);
     if changed && status.is_final() {
-        while device.oldest_open_command_seq <= device.command_seq {
-            let key = prefix(device.tenant, &device.id).number(device.oldest_open_command_seq);
-            match tx.get::<CommandRow>(COMMANDS, key)? {
-                Some(next) if !next.status_at(now).is_final() => break,
-                _ => device.oldest_open_command_seq += 1,
-            }
-        }
+        let (all, from) = (prefix(device.tenant, &device.id), oldest_open(device));
+        let mut oldest = None;
+        tx.visit_from(COMMANDS, &all, &from, |_, value| {
+            let row: CommandRow = codec::decode(value)?;
+            oldest = (!row.status_at(now).is_final()).then_some(row.seq);
+            Ok(oldest.is_none())
+        })?;
+        device.oldest_open_command_seq = oldest.unwrap_or_else(|| device.command_seq.saturating_add(1));
     }
     Ok(Some(Acknowledged { action: row.action, status, entered: changed.then_some(row.status) }))
 }
@@ -242,4 +282,33 @@ pub(super) fn page(
     let more = commands.len() > limit;
     commands.truncate(limit);
     Ok(Page { next: if more { commands.last().map(|c| c.seq) } else { None }, commands })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_any_restore_numbers_go_on_above_all_that_a_device_can_have_seen() {
+        let year_2026 = Timestamp::from_millis(1_780_000_000_000);
+        let ms = year_2026.as_millis().cast_unsigned();
+        let first = raised_floor(0, 0, year_2026);
+        assert!(first > ms);
+        for (what, kept, replaced, now, above) in [
+            (
+                "restored for the second time from the same backup",
+                0,
+                0,
+                year_2026.plus(std::time::Duration::from_secs(1)),
+                first,
+            ),
+            ("as before, in place of what went on above the floor", 0, first, year_2026, first + SEQ_STRIDE - 1),
+            ("of a backup that was restored before", first, 0, year_2026, first + SEQ_STRIDE - 1),
+            ("with a clock that is wrong by fifty years", first, first, Timestamp::EPOCH, first + SEQ_STRIDE - 1),
+        ] {
+            assert!(raised_floor(kept, replaced, now) > above, "{what}");
+        }
+        const JSON_SAFE: u64 = 1 << 53;
+        assert!(raised_floor(0, 0, Timestamp::MAX) + 1_000_000 * SEQ_STRIDE < JSON_SAFE);
+    }
 }
