@@ -92,7 +92,7 @@ fn heartbeats_beside_a_backup(_: &mut Criterion) {
             let mut copies = 0;
             while copies < 3 {
                 let copied =
-                    store.read().and_then(|snapshot| backup::copy(&snapshot, &to, &mut Pace::gentle(Arc::default())));
+                    store.read().and_then(|snapshot| backup::copy(snapshot, &to, &Pace::gentle(Arc::new(|| None))));
                 copies += 1;
                 if copied.is_err() {
                     break;

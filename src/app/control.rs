@@ -315,7 +315,7 @@ impl Operator {
                 in_json(&self.backups.backup(file, &recipients, unencrypted).await?)
             }
             Ask::Drill => in_json(&self.backups.drill().await?),
-            Ask::BackupStatus => in_json(&super::backup::schedule::status(&self.services.store).await?),
+            Ask::BackupStatus => in_json(&super::backup::status::status(&self.services.store).await?),
             Ask::Verify { known, key } => {
                 let known: Vec<Vec<u8>> = known.into_iter().map(String::into_bytes).collect();
                 let key = key.map(|text| {

@@ -385,6 +385,9 @@ impl Built {
             clock: env.clock.clone(),
             random: env.random.clone(),
             metrics: None,
+            machine: Arc::clone(&env.machine),
+            strain: Arc::default(),
+            job_max: backup::schedule::JOB_MAX,
         };
         Ok(control::Operator {
             backups: Arc::new(backup::schedule::Keeper::new(config, parts)?),
@@ -446,15 +449,19 @@ impl App {
         let tls = tls::server_config(certificates.served(), tls12, optional)?;
         let (public, internal) = (Drain::default(), Drain::default());
         let (clock, random) = (env.clock.clone(), env.random.clone());
+        let strain = Arc::new(Strain::default());
         let parts = backup::schedule::Parts {
             services: Arc::clone(&services),
             sealing: Arc::clone(&custody.sealing),
             clock: clock.clone(),
             random: random.clone(),
             metrics: Some(Arc::clone(&metrics)),
+            machine: Arc::clone(&env.machine),
+            strain: Arc::clone(&strain),
+            job_max: backup::schedule::JOB_MAX,
         };
         let backups = Arc::new(backup::schedule::Keeper::new(config, parts)?);
-        let strain = Arc::new(Strain::default());
+        backup::remove_scratch(&place.data);
         let watched = Arc::clone(&metrics);
         let gate = Gate::new(
             Arc::clone(&services),

@@ -38,6 +38,7 @@ fn write_folders(config: &Config) -> Vec<PathBuf> {
     let backups = Path::new("/var/backups/blockremote");
     let mut folders = vec![data.to_owned(), config.paths.certs.clone(), backups.to_owned()];
     folders.extend(here);
+    folders.extend(config.backup.directory.clone());
     folders.extend(config.machine.sandbox.write_folder.clone());
     folders.retain(|folder| folder.is_dir());
     folders

@@ -121,13 +121,15 @@ pub enum Command {
     /// Copy the data file while the appliance runs, encrypted together with the sealing key
     #[command(
         after_help = "It is read again and checked before it gets its name. Without FILE it goes to backup.directory under a \
-                      name of its own.\n\nExamples:\n  blockremote backup\n  \
+                      name of its own, and so it does into a FILE that is a folder.\n\nExamples:\n  blockremote backup\n  \
                       blockremote backup /mnt/backup/blockremote.redb.age --recipient age1...\n  \
                       blockremote backup /mnt/backup/blockremote.redb --unencrypted"
     )]
     Backup(BackupArgs),
     /// Put a backup in the place of the data file; the appliance must not be running
-    #[command(after_help = "The log goes on under another name then, see docs/audit-log.md.\n\nExample:\n  \
+    #[command(after_help = "The log goes on under another name then, see docs/audit-log.md. Say it as root where the \
+                            appliance is a service: the files then belong to the owner of their folder, and the sealing \
+                            key is compared with, or put into, the file that the service takes it from.\n\nExample:\n  \
                             blockremote restore /mnt/backup/blockremote.redb.age --identity key.txt --force")]
     Restore(RestoreArgs),
     /// Restore the newest backup for trial, beside the running appliance
@@ -291,7 +293,7 @@ pub enum Transport {
 /// `backup`.
 #[derive(Args, Clone, Debug)]
 pub struct BackupArgs {
-    /// Where it goes; must not exist yet [default: a new name in backup.directory]
+    /// Where it goes: a file that does not exist yet, or a folder [default: a new name in backup.directory]
     #[arg(value_name = "FILE")]
     pub to: Option<PathBuf>,
     /// Public key that it is encrypted to, repeatable [default: backup.recipients]
@@ -314,6 +316,10 @@ pub struct RestoreArgs {
     /// File of the private key that opens it (AGE-SECRET-KEY-1...)
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
+    /// Where the appliance's sealing key comes from [default: sealing.key beside the configuration file, where there is
+    /// one, else in the folder of keys]
+    #[arg(long, value_name = "FILE")]
+    pub sealing_key_file: Option<PathBuf>,
     /// Replace a data file, and a sealing key, that are there
     #[arg(long)]
     pub force: bool,

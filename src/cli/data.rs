@@ -8,15 +8,16 @@ use super::args::{BackupArgs, RestoreArgs, exit};
 use super::{Failure, Outcome, admin, output};
 use crate::app::backup::Made;
 use crate::app::backup::drill::Drilled;
-use crate::app::backup::restore;
+use crate::app::backup::restore::{self, Order};
 use crate::app::control::{self, Ask};
 use crate::app::place::Place;
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::crypto::hex;
 use crate::crypto::vault::PrivateKey;
 use crate::domains::audit;
 use crate::kernel::{Clock, Error};
-use crate::store::{Store, backup};
+use crate::store::Store;
+use crate::store::backup::{self, Pace};
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
@@ -24,7 +25,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 
 pub(super) fn backup(config: &Config, args: &BackupArgs) -> Outcome {
     let file = args.to.as_deref().map(absolute).transpose()?;
-    if let Some(file) = file.as_ref().filter(|file| file.exists()) {
+    if let Some(file) = file.as_ref().filter(|file| file.exists() && !file.is_dir()) {
         return Err(Failure::Refused(format!(
             "{} exists already; nothing was changed. Choose another name.",
             file.display()
@@ -48,15 +49,28 @@ pub(super) fn backup(config: &Config, args: &BackupArgs) -> Outcome {
     Ok(exit::DONE)
 }
 
-pub(super) fn restore(config: &Config, args: &RestoreArgs) -> Outcome {
-    let place = Place::of(config);
+/// The file beside the configuration from which a service takes its sealing key as a credential (`LoadCredential`).
+const KEY_BESIDE_CONFIG: &str = "sealing.key";
+
+pub(super) fn restore(loaded: &Loaded, args: &RestoreArgs) -> Outcome {
+    let place = Place::of(&loaded.config);
+    // Outside of the service nothing says where its credential comes from; the packaged units take it from there.
+    let beside = loaded.file.as_ref().map(|file| file.with_file_name(KEY_BESIDE_CONFIG)).filter(|file| file.exists());
+    let sealing_key_file = args.sealing_key_file.clone().or(beside);
     let identity = args.identity.as_deref().map(PrivateKey::read).transpose();
     let identity = identity.map_err(|e| Failure::Refused(format!("--identity: {e}. Nothing was changed.")))?;
     let from = &args.from;
     if !from.is_file() {
         return Err(Failure::Refused(format!("{} is no file. Nothing was changed.", from.display())));
     }
-    let summary = restore::restore(&place, from, identity.as_ref(), args.force, &Clock::System)?;
+    let order = Order {
+        from,
+        identity: identity.as_ref(),
+        sealing_key_file: sealing_key_file.as_deref(),
+        force: args.force,
+        clock: &Clock::System,
+    };
+    let summary = restore::restore(&place, &order)?;
     output::to_stdout(&format!(
         "{} is restored: {} rows in {} bytes.\nThe audit log goes on under a new name from the next start on; tell it to whoever \
          checks it (`blockremote audit key`).\n",
@@ -75,12 +89,15 @@ pub(super) fn drill(config: &Config, as_json: bool) -> Outcome {
     }
     let d: Drilled = serde_json::from_value(answer).map_err(Error::internal)?;
     output::to_stdout(&format!(
-        "{} was restored for trial in {} ms: {} rows, {} log entries, {} signed checkpoints agree.\n",
+        "{} was restored for trial in {} ms: {} rows, {} log entries, {} signed checkpoints agree, {} of {} recomputed \
+         decisions are the same.\n",
         d.file.display(),
         d.took_ms,
         d.rows,
         d.entries,
-        d.checkpoints
+        d.checkpoints,
+        d.same,
+        d.decisions
     ))?;
     Ok(exit::DONE)
 }
@@ -127,7 +144,7 @@ pub(super) fn verify(
             (None, trees)
         }
         None => {
-            let summary = backup::check_file(&file).map_err(Error::internal)?;
+            let summary = backup::check_file(&file, &Pace::full()).map_err(Error::internal)?;
             let store = Store::look(&file).map_err(Error::internal)?;
             let trees = audit::check_trees_against(&store.read()?, known, key)?;
             (Some(summary), serde_json::to_value(trees).map_err(Error::internal)?)

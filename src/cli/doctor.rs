@@ -8,11 +8,12 @@ use serde_json::json;
 use super::Outcome;
 use super::args::exit;
 use super::output::{self, Cell, Paint, Style};
-use crate::app::backup::schedule::Status;
+use crate::app::backup::due::{self, Overdue, Rules};
+use crate::app::backup::status::Status;
 use crate::app::control::{self, Ask};
 use crate::app::place::{self, Place};
 use crate::app::signing::{self, SigningPlace};
-use crate::config::{Config, Loaded, Paywall};
+use crate::config::{self, Config, Loaded, Paywall};
 use crate::crypto::certs;
 use crate::kernel::{Clock, Timestamp};
 
@@ -315,18 +316,45 @@ fn backups(config: &Config, place: &Place) -> Verdict {
         _ => return Verdict::Good("the appliance is not running; ask again when it is".to_owned()),
     };
     let size = std::fs::metadata(&place.data).map_or(0, |m| m.len());
-    let live = status.last.as_ref().map_or(size, |(_, made)| made.live_bytes);
-    let old = |at: Timestamp| Clock::System.now().since(at) > std::time::Duration::from_secs(86_400);
-    match (status.last, status.drilled, status.failed) {
-        (_, _, Some((at, why))) => Verdict::Bad(format!("the last try, {at}, failed: {why}")),
-        (Some((last, _)), Some((tried, _)), None) if !old(tried) => Verdict::Good(format!(
-            "last {last}, restored for trial {tried}; {live} of {size} bytes of the data file live"
-        )),
-        (Some((last, _)), _, None) => {
-            Verdict::Bad(format!("last {last}, none restored for trial within a day; run `blockremote drill`"))
-        }
-        (None, _, None) => Verdict::Bad("none was made yet; look again in a minute".to_owned()),
+    scheduled_backups(&config.backup, &status, size, Clock::System.now())
+}
+
+/// How backups stand that the appliance makes by itself.
+fn scheduled_backups(settings: &config::Backup, status: &Status, size: u64, now: Timestamp) -> Verdict {
+    if let Some(folder) = settings.directory.as_ref().filter(|folder| !can_be_written(folder)) {
+        let shown = folder.display();
+        return Verdict::Bad(format!(
+            "{shown} is no folder that can be written here; make it, for the appliance's account"
+        ));
     }
+    if let Some((at, why)) = status.failure() {
+        return Verdict::Bad(format!("the last try, {at}, failed: {why}"));
+    }
+    let rules = Rules::of(settings);
+    let Some((last, made)) = &status.last else {
+        return Verdict::Bad("none was made yet; look again in a minute".to_owned());
+    };
+    if let Some(overdue) = due::overdue(&rules, &status.marks(None), now) {
+        let advice = match overdue {
+            Overdue::Backup => "look into the appliance's log, then run `blockremote backup`",
+            Overdue::Trial => "run `blockremote drill`",
+        };
+        return Verdict::Bad(format!("last {last}: {}; {advice}", overdue.words()));
+    }
+    if due::past(Some(*last), now).is_none() {
+        return Verdict::Bad(format!("last {last}, which is in the future: set the clock right; one is made then"));
+    }
+    let tried = match status.drilled.as_ref().filter(|_| rules.has_trials()) {
+        Some((tried, _)) => format!("restored for trial {tried}"),
+        None if rules.has_trials() => "none restored for trial yet".to_owned(),
+        None => "checked when it was made, none is restored for trial here (backup.drill_identity_file)".to_owned(),
+    };
+    Verdict::Good(format!("last {last}, {tried}; {} of {size} bytes of the data file live", made.live_bytes))
+}
+
+fn can_be_written(folder: &Path) -> bool {
+    use rustix::fs::{Access, access};
+    folder.is_dir() && access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
 /// A clock that is wrong makes tokens and certificates worthless.
@@ -355,6 +383,8 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
+    const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
+
     fn is_good(verdict: &Verdict) -> bool {
         matches!(verdict, Verdict::Good(_))
     }
@@ -368,6 +398,57 @@ mod tests {
         std::fs::write(folder.path().join("a"), "x").unwrap();
         assert!(is_good(&newest_backup(folder.path(), now)));
         assert!(!is_good(&newest_backup(folder.path(), now.plus(2 * BACKUP_AGE_MAX))), "an old one");
+    }
+
+    #[test]
+    fn scheduled_backups_are_judged_by_what_is_remembered_and_not_by_a_clock_that_was_wrong() {
+        use crate::app::backup::Made;
+        use crate::app::backup::drill::Drilled;
+        let folder = tempfile::tempdir().unwrap();
+        let now = Clock::System.now();
+        let ago = |hours: u64| now.minus(std::time::Duration::from_secs(hours * 3_600));
+        let file = folder.path().join("x.redb.age");
+        let made = Made { file: file.clone(), rows: 1, bytes: 1, live_bytes: 1, encrypted: true, took_ms: 1 };
+        let tried = Drilled {
+            file,
+            made_at: None,
+            rows: 1,
+            entries: 1,
+            checkpoints: 1,
+            samples: 1,
+            decisions: 0,
+            same: 0,
+            took_ms: 1,
+        };
+        let status = |last: Timestamp, drilled: Option<Timestamp>| Status {
+            since: Some(ago(1_000)),
+            last: Some((last, made.clone())),
+            drilled: drilled.map(|at| (at, tried.clone())),
+            ..Status::default()
+        };
+        let mut settings = Config::default().backup;
+        settings.directory = Some(folder.path().to_owned());
+        (settings.every, settings.drill_every) = (SECOND * 3_600, SECOND * 86_400);
+        let failed = Status { drill_failed: Some((now, "it is damaged".to_owned())), ..status(now, Some(now)) };
+        let year_ahead = now.plus(SECOND * (365 * 86_400));
+        for (what, status, good, words) in [
+            ("all is well", status(now, Some(ago(2))), true, "restored for trial"),
+            ("none yet", Status::default(), false, "none was made yet"),
+            ("its trial failed", failed, false, "it is damaged"),
+            ("no backup since yesterday", status(ago(25), Some(now)), false, "no backup was made"),
+            ("no trial since yesterday", status(now, Some(ago(25))), false, "blockremote drill"),
+            ("made in the future", status(year_ahead, Some(now)), false, "no backup was made"),
+        ] {
+            let verdict = scheduled_backups(&settings, &status, 1, now);
+            let (Verdict::Good(said) | Verdict::Bad(said)) = &verdict;
+            assert!(is_good(&verdict) == good && said.contains(words), "{what}: {said}");
+        }
+        settings.recipients = vec!["age1".to_owned()];
+        let (Verdict::Good(said) | Verdict::Bad(said)) = scheduled_backups(&settings, &status(now, None), 1, now);
+        assert!(said.contains("checked when it was made") && !said.contains("restored for trial 2"), "{said}");
+        settings.directory = Some(folder.path().join("absent"));
+        let verdict = scheduled_backups(&settings, &status(now, None), 1, now);
+        assert!(!is_good(&verdict), "a folder that is not there");
     }
 
     #[test]

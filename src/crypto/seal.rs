@@ -138,12 +138,7 @@ impl SealingKey {
         if let Some(folder) = variable("CREDENTIALS_DIRECTORY") {
             let path = Path::new(&folder).join(CREDENTIAL);
             if let Some(content) = read_bounded(&path, false)? {
-                // A credential may also be the bare bytes, as `systemd-creds` stores what it is given.
-                let key = match <[u8; 32]>::try_from(content.as_slice()) {
-                    Ok(bytes) => Self::from_bytes(bytes),
-                    Err(_) => Self::from_content(&content, &path)?,
-                };
-                return Ok(Some((key, Found::Credential(path))));
+                return Ok(Some((Self::from_content(&content, &path)?, Found::Credential(path))));
             }
         }
         match read_bounded(file, true)? {
@@ -233,7 +228,11 @@ impl SealingKey {
         XChaCha20Poly1305::new((&*self.sealing).into())
     }
 
+    /// A text, or the bare bytes, as `systemd-creds` stores what it is given: no text of a key has 32 characters.
     fn from_content(content: &[u8], path: &Path) -> Result<Self, SealError> {
+        if let Ok(bytes) = <[u8; 32]>::try_from(content) {
+            return Ok(Self::from_bytes(bytes));
+        }
         let place = path.display().to_string();
         match std::str::from_utf8(content) {
             Ok(text) => Self::from_text(text, &place),

@@ -110,8 +110,11 @@ pub struct DeepHealth {
 /// How backups stand. Times are Unix seconds, 0 for never.
 #[derive(Serialize, ToSchema)]
 pub struct BackupHealth {
-    /// `ok`; `overdue` when none was restored for trial for too long; `off` when the appliance makes none by itself.
+    /// `ok`; `overdue` when none was made, or none restored for trial, for too long; `off` when the appliance makes none by
+    /// itself.
     status: &'static str,
+    /// How they are tried: `restored`, or only `checked_when_made` where no key for trials lies on the appliance.
+    trial: &'static str,
     /// When the last one was made.
     last_s: u64,
     /// When one was last restored for trial, and was sound.
@@ -158,8 +161,9 @@ pub async fn deep(ctx: Context, _: Nothing) -> Result<Reply<DeepHealth>> {
                 (true, true) => "overdue",
                 (true, false) => "ok",
             };
+            let trial = if known.tried { "restored" } else { "checked_when_made" };
             let crate::observe::BackupFigures { last_s, drilled_s, failures, .. } = known;
-            BackupHealth { status, last_s, drilled_s, failures }
+            BackupHealth { status, trial, last_s, drilled_s, failures }
         },
         devices: services.devices.count(),
         sessions: services.iam.session_count(),

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 
 /// Makes a folder (and what is missing above it) that only its owner may enter; an existing one is left as it is.
@@ -36,6 +36,19 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
 /// Sets the permission bits.
 pub fn restrict(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Gives a file to whom `like` belongs: what root puts into somebody's folder must be theirs to use. Who is not root keeps
+/// what they made.
+pub fn give_to_owner_of(like: &Path, file: &Path) -> io::Result<()> {
+    let (owner, made) = (std::fs::metadata(like)?, std::fs::metadata(file)?);
+    if (owner.uid(), owner.gid()) == (made.uid(), made.gid()) {
+        return Ok(());
+    }
+    match chown(file, Some(owner.uid()), Some(owner.gid())) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
 }
 
 /// Makes the name of a new or renamed file durable.

@@ -9,9 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::clock::Stopwatch;
 use super::{Error, Kind, Refusal, Result};
 
 /// Threads at most, whatever the machine: each holds the memory of its work.
@@ -19,10 +21,14 @@ const THREADS_MAX: usize = 4;
 /// Steps of niceness (setpriority(2)) below the rest of the process.
 const NICENESS: i32 = 10;
 
+/// How long what runs is waited for when the pool is dropped.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A bounded queue and the threads that empty it. Dropping it ends the threads: what runs is finished, what waits is
-/// dropped and its callers hear an internal error.
+/// A bounded queue and the threads that empty it. Dropping it ends the threads: what runs is finished, if it takes a few
+/// seconds at most, what waits is dropped and its callers hear an internal error. What hangs, such as a file of another
+/// machine, is left to the end of the process.
 pub struct Pool {
     queue: Option<mpsc::SyncSender<Job>>,
     closing: Arc<AtomicBool>,
@@ -40,6 +46,14 @@ impl Pool {
     pub fn for_this_machine(name: &str, waiting_max: usize, busy: &'static str) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self::new(name, (cores / 2).clamp(1, THREADS_MAX), waiting_max, busy)
+    }
+
+    /// One thread, for work of which no two pieces may run at once.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn of_one(name: &str, waiting_max: usize, busy: &'static str) -> Result<Self> {
+        Self::new(name, 1, waiting_max, busy)
     }
 
     fn new(name: &str, thread_count: usize, waiting_max: usize, busy: &'static str) -> Result<Self> {
@@ -85,11 +99,19 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::Release);
         self.queue = None;
-        let this = std::thread::current().id();
+        let (this, watch) = (std::thread::current().id(), Stopwatch::start());
         for thread in self.threads.drain(..) {
             // A job may hold the last handle of what owns the pool; a thread cannot wait for itself.
-            if thread.thread().id() != this {
+            if thread.thread().id() == this {
+                continue;
+            }
+            while !thread.is_finished() && watch.elapsed() < ENDS_WITHIN {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            if thread.is_finished() {
                 let _ = thread.join();
+            } else {
+                tracing::warn!(thread = thread.thread().name(), "work hangs and is not waited for");
             }
         }
     }
@@ -119,7 +141,6 @@ mod tests {
     use std::pin::Pin;
     use std::sync::atomic::AtomicUsize;
     use std::task::Poll;
-    use std::time::Duration;
 
     use super::*;
 

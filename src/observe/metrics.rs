@@ -68,13 +68,15 @@ pub struct Gauges {
 pub struct BackupFigures {
     /// Whether the appliance makes any by itself.
     pub scheduled: bool,
+    /// Whether they are restored for trial here, and not only checked when they are made.
+    pub tried: bool,
     /// When the last one was made.
     pub last_s: u64,
     /// When one was last restored for trial, and was sound.
     pub drilled_s: u64,
     /// How long that took.
     pub drill_ms: u64,
-    /// Whether none was for too long.
+    /// Whether none was made, or none restored for trial, for too long.
     pub overdue: bool,
     /// Backups and trials that failed since the start.
     pub failures: u64,
@@ -258,7 +260,7 @@ impl Metrics {
         let names = [
             ("blockremote_backup_last_timestamp_seconds", "When the last backup was made"),
             ("blockremote_backup_drill_last_timestamp_seconds", "When a backup was last restored for trial and sound"),
-            ("blockremote_backup_overdue", "1 when no backup was restored for trial for too long"),
+            ("blockremote_backup_overdue", "1 when no backup was made, or none restored for trial, for too long"),
             ("blockremote_backup_failures", "Backups and trial restores that failed since the start"),
             ("blockremote_backup_size_bytes", "Size of the last backup"),
             ("blockremote_store_live_bytes", "Size of the data file without its free pages, as of the last backup"),

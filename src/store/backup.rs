@@ -1,12 +1,15 @@
 //! A backup is one snapshot copied into a fresh file: never a copy of the live file, whose pages move while it is read.
 
+use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableHandle};
 
+use super::medium::{Held, Paced};
 use super::tables::{ALL, META};
 use super::{OpenError, Snapshot};
 use crate::kernel::clock::Stopwatch;
@@ -26,9 +29,13 @@ const ROWS_PER_COMMIT: u64 = 10_000;
 /// Rows between two looks at the pace.
 const ROWS_PER_LOOK: u64 = 64;
 
-/// How fast the copy goes: as fast as it can, or with as many pauses as work, so that what the appliance does meanwhile
-/// finds the disk and a processor free half of the time; and whether it goes on at all.
-pub struct Pace(Option<(Stopwatch, Arc<AtomicBool>)>);
+/// Says why work must end now; `None` while it may go on.
+pub type Halt = Arc<dyn Fn() -> Option<&'static str> + Send + Sync>;
+
+/// How fast work goes: as fast as it can, or with as many pauses as work, so that what the appliance does meanwhile finds
+/// the disk and a processor free half of the time; and whether it goes on at all. A clone is the same pace.
+#[derive(Clone)]
+pub struct Pace(Option<Arc<(Mutex<Stopwatch>, Halt)>>);
 
 /// Work between two pauses.
 const STRIDE: Duration = Duration::from_millis(1);
@@ -41,26 +48,34 @@ impl Pace {
         Self(None)
     }
 
-    /// Beside a running appliance, until `stop` is set.
-    pub fn gentle(stop: Arc<AtomicBool>) -> Self {
-        Self(Some((Stopwatch::start(), stop)))
+    /// Beside a running appliance, until `halt` says why not.
+    pub fn gentle(halt: Halt) -> Self {
+        Self(Some(Arc::new((Mutex::new(Stopwatch::start()), halt))))
     }
 
     /// Pauses, if enough was done since the last pause.
     ///
     /// # Errors
-    /// When it was stopped.
-    pub fn breathe(&mut self) -> std::io::Result<()> {
-        let Some((watch, stop)) = &mut self.0 else { return Ok(()) };
-        if stop.load(Ordering::Acquire) {
-            return Err(std::io::Error::other("the appliance is stopping"));
+    /// When it must end.
+    pub fn breathe(&self) -> std::io::Result<()> {
+        let Some(shared) = &self.0 else { return Ok(()) };
+        let (watch, halt) = &**shared;
+        if let Some(why) = halt() {
+            return Err(std::io::Error::other(why));
         }
+        let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
         let worked = watch.elapsed();
         if worked >= STRIDE {
             std::thread::sleep(worked.min(PAUSE_MAX));
             *watch = Stopwatch::start();
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Pace(gentle)" } else { "Pace(full)" })
     }
 }
 
@@ -72,16 +87,17 @@ pub fn part_path(to: &Path) -> PathBuf {
 }
 
 /// Copies one moment of the data file into a new file, page by page full, synced and checked. What is at `part` already
-/// is replaced; what is left there after an error is the caller's to remove.
-pub fn copy(snapshot: &Snapshot, part: &Path, pace: &mut Pace) -> Result<Summary> {
+/// is replaced; what is left there after an error is the caller's to remove. The snapshot ends with the copying: while it
+/// lives, no page of the data file that changes is used again, and checking takes longer than copying.
+pub fn copy(snapshot: Snapshot, part: &Path, pace: &Pace) -> Result<Summary> {
     let cannot = |e: &dyn std::fmt::Display| Error::Internal(format!("{} could not be written: {e}", part.display()));
     match std::fs::remove_file(part) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(cannot(&e)),
         _ => {}
     }
-    let file = files::create_private(part).map_err(|e| cannot(&e))?;
-    drop(file);
-    let mut db = Database::builder().set_cache_size(32 << 20).create(part).map_err(|e| cannot(&e))?;
+    let file = FileBackend::new(files::create_private(part).map_err(|e| cannot(&e))?).map_err(|e| cannot(&e))?;
+    let medium = Paced { medium: file, pace: pace.clone() };
+    let mut db = Database::builder().set_cache_size(32 << 20).create_with_backend(medium).map_err(|e| cannot(&e))?;
     let mut rows = 0;
     for table in ALL {
         let mut txn = db.begin_write().map_err(|e| cannot(&e))?;
@@ -120,28 +136,30 @@ pub fn copy(snapshot: &Snapshot, part: &Path, pace: &mut Pace) -> Result<Summary
         drop(target);
         txn.commit().map_err(|e| cannot(&e))?;
     }
+    drop(snapshot);
     db.compact().map_err(|e| cannot(&e))?;
     if !db.check_integrity().map_err(|e| cannot(&e))? {
         return Err(Error::internal("the copy did not pass its integrity check"));
     }
     drop(db);
-    let file = std::fs::File::open(part).map_err(|e| cannot(&e))?;
+    let file = File::open(part).map_err(|e| cannot(&e))?;
     file.sync_all().map_err(|e| cannot(&e))?;
     Ok(Summary { rows, bytes: file.metadata().map_err(|e| cannot(&e))?.len() })
 }
 
 /// Opens a data file that nobody uses and checks every page of it. What the rows mean is for their domains to check.
-pub fn check_file(path: &Path) -> Result<Summary, OpenError> {
+pub fn check_file(path: &Path, pace: &Pace) -> Result<Summary, OpenError> {
     // redb panics on some damaged pages before it comes to compare their checksums; damage is what is looked for here.
-    std::panic::catch_unwind(|| check_pages(path)).unwrap_or_else(|_| {
+    let check = std::panic::AssertUnwindSafe(|| check_pages(path, pace));
+    std::panic::catch_unwind(check).unwrap_or_else(|_| {
         let cause = "its pages contradict each other; it is damaged".to_owned();
         Err(OpenError::Failed { path: path.to_owned(), cause })
     })
 }
 
-fn check_pages(path: &Path) -> Result<Summary, OpenError> {
+fn check_pages(path: &Path, pace: &Pace) -> Result<Summary, OpenError> {
     let failed = |cause: String| OpenError::Failed { path: path.to_owned(), cause };
-    let mut db = super::glass(path)?;
+    let mut db = super::glass(path, pace)?;
     match db.check_integrity() {
         Ok(true) => {}
         Ok(false) => return Err(failed("it was damaged and had to be repaired; do not rely on it".to_owned())),
@@ -158,4 +176,107 @@ fn check_pages(path: &Path) -> Result<Summary, OpenError> {
     }
     let bytes = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.len();
     Ok(Summary { rows, bytes })
+}
+
+/// Makes sure that what is read of this file next comes from the medium and not from memory; the file must be synced.
+/// Where a file system keeps no copy in memory, or will not part with it, it does nothing.
+pub fn forget_cached(path: &Path) -> std::io::Result<()> {
+    let file = File::open(path)?;
+    // Advice is not an order: a file system that does not know it loses the check nothing that it had before.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    Ok(())
+}
+
+/// Holds a file as one who looks at it does, whatever is in it: nobody can use it until what comes back is dropped.
+///
+/// # Errors
+/// [`OpenError::InUse`] while somebody uses it; [`OpenError::Failed`] when it cannot be opened at all.
+pub fn hold(path: &Path) -> Result<Held, OpenError> {
+    let failed = |cause: String| OpenError::Failed { path: path.to_owned(), cause };
+    let file = File::open(path).map_err(|e| failed(e.to_string()))?;
+    match Held::new(file) {
+        Ok(Some(held)) => Ok(held),
+        Ok(None) => Err(OpenError::InUse(path.to_owned())),
+        Err(e) => Err(failed(e.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::{Store, WriterParts};
+    use super::*;
+    use crate::kernel::{Clock, Timestamp};
+
+    fn data_file(path: &Path) -> Store {
+        let store = Store::open(path, super::super::Options::default(), true).unwrap();
+        store.start(WriterParts::plain(Clock::simulated(Timestamp::EPOCH))).unwrap();
+        store
+    }
+
+    /// The checks take longer than the copying, and an appliance that is told to stop does not wait for them.
+    #[test]
+    fn a_check_that_is_told_to_end_ends_and_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, copied) = (folder.path().join("data"), folder.path().join("copy"));
+        let store = data_file(&data);
+        let stop = Arc::new(AtomicBool::new(false));
+        let halt = Arc::clone(&stop);
+        let pace = Pace::gentle(Arc::new(move || halt.load(Ordering::Acquire).then_some("told to end")));
+        copy(store.read().unwrap(), &copied, &pace).unwrap();
+        assert!(check_file(&copied, &pace).is_ok());
+        stop.store(true, Ordering::Release);
+        let why = check_file(&copied, &pace).unwrap_err().to_string();
+        assert!(why.contains("told to end"), "the pages: {why}");
+        let looked = Store::look_gently(&copied, &pace).err().unwrap().to_string();
+        assert!(looked.contains("told to end"), "the rows: {looked}");
+        let again = copy(store.read().unwrap(), &folder.path().join("second"), &pace).unwrap_err().to_string();
+        assert!(again.contains("told to end"), "the copy itself: {again}");
+        assert!(check_file(&copied, &Pace::full()).is_ok(), "it was not the file's fault");
+        store.stop();
+    }
+
+    #[test]
+    fn who_holds_a_file_keeps_everybody_from_using_it_even_where_it_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        data_file(&data).stop();
+        let open = || Store::open(&data, super::super::Options::default(), false);
+        let held = hold(&data).unwrap();
+        assert!(matches!(open(), Err(OpenError::InUse(_))));
+        assert!(Store::look(&data).is_ok(), "looking harms nobody");
+        drop(held);
+        let used = open().unwrap();
+        assert!(matches!(hold(&data), Err(OpenError::InUse(_))));
+        drop(used);
+        std::fs::write(&data, "no data file any more").unwrap();
+        let held = hold(&data).unwrap();
+        assert!(matches!(open(), Err(OpenError::InUse(_))), "a damaged file is held, too");
+        drop(held);
+        assert!(matches!(open(), Err(OpenError::Failed { .. })));
+    }
+
+    /// Else a medium that lost what was written would pass for a sound one: memory still knows it.
+    #[test]
+    fn what_is_read_again_comes_from_the_medium() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, vec![7; 1 << 20]).unwrap();
+        File::open(&file).unwrap().sync_all().unwrap();
+        let resident = || {
+            let said = std::process::Command::new("fincore")
+                .args(["--bytes", "--noheadings", "--output", "RES"])
+                .arg(&file)
+                .output();
+            said.ok().and_then(|o| String::from_utf8_lossy(&o.stdout).trim().parse::<u64>().ok())
+        };
+        let Some(before) = resident().filter(|bytes| *bytes > 0) else {
+            eprintln!("skipped: what of a file is in memory cannot be seen here (fincore of util-linux)");
+            return;
+        };
+        forget_cached(&file).unwrap();
+        assert!(resident().is_some_and(|after| after < before), "of {before} bytes in memory none were dropped");
+    }
 }

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
+use super::backup::Pace;
 use super::writer::WriterState;
 use crate::kernel::clock::Stopwatch;
 
@@ -24,6 +25,90 @@ use crate::kernel::clock::Stopwatch;
 /// that. The rest stays a hole.
 const ZEROED_PER_GROWTH_MAX: u64 = 64 << 20;
 const CHUNK: usize = 1 << 20;
+
+/// Holds a file shared with those who look at it, whatever is in it, until it is dropped.
+#[derive(Debug)]
+pub struct Held(FileBackend);
+
+impl Held {
+    /// `None` while somebody uses the file.
+    pub(super) fn new(file: File) -> Result<Option<Self>, redb::DatabaseError> {
+        let file = FileBackend::new(file)?;
+        match file.try_lock_shared_range(Bound::Unbounded, Bound::Unbounded) {
+            // Where a file system knows no locks, nobody can hold anything.
+            Ok(true) | Err(BackendError::Unsupported) => Ok(Some(Self(file))),
+            Ok(false) => Ok(None),
+            Err(e) => Err(redb::DatabaseError::Storage(redb::StorageError::from(e))),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Closing the file gives it free, too.
+        let _ = self.0.close();
+    }
+}
+
+/// A medium that is used at some pace: whatever redb does with it pauses, and ends where the pace says so. For copies and
+/// checks only, never for the file that the appliance serves from.
+#[derive(Debug)]
+pub(super) struct Paced<M> {
+    pub medium: M,
+    pub pace: Pace,
+}
+
+impl<M: StorageBackend> StorageBackend for Paced<M> {
+    fn len(&self) -> io::Result<u64> {
+        self.medium.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.pace.breathe()?;
+        self.medium.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.medium.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.medium.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.pace.breathe()?;
+        self.medium.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.medium.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.medium.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.medium.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.medium.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.medium.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.medium.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.medium.query_lock_range(start, end)
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Medium {

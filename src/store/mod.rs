@@ -17,6 +17,7 @@ pub mod tables;
 pub mod tx;
 pub mod writer;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -131,10 +132,15 @@ impl Store {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
             other => failed(other.to_string()),
         };
+        let opened = file.metadata().map_err(|e| failed(e.to_string()))?.ino();
         let state = Arc::<WriterState>::default();
         let medium = medium::Medium::new(file, Arc::clone(&state)).map_err(refused)?;
         let db =
             Database::builder().set_cache_size(options.cache_bytes).create_with_backend(medium).map_err(refused)?;
+        // Whoever restores holds the old file until the new one has its name: waiting for that, one may hold the old one.
+        if std::fs::metadata(path).map_or(0, |m| m.ino()) != opened {
+            return Err(failed("another file was put in its place meanwhile; try again".to_owned()));
+        }
         migrate::run(&db, path)?;
         Ok(Self::over(path, db, options, state))
     }
@@ -145,7 +151,15 @@ impl Store {
     /// # Errors
     /// As [`Store::open`]; [`OpenError::InUse`] while the appliance runs on it.
     pub fn look(path: &Path) -> Result<Self, OpenError> {
-        let db = glass(path)?;
+        Self::look_gently(path, &backup::Pace::full())
+    }
+
+    /// As [`Store::look`], and every read goes at this pace.
+    ///
+    /// # Errors
+    /// As [`Store::look`].
+    pub fn look_gently(path: &Path, pace: &backup::Pace) -> Result<Self, OpenError> {
+        let db = glass(path, pace)?;
         migrate::run(&db, path)?;
         Ok(Self::over(path, db, Options::default(), Arc::default()))
     }
@@ -326,7 +340,7 @@ impl Store {
 }
 
 /// A file behind glass; what is wrong with it is said in the operator's words.
-fn glass(path: &Path) -> Result<Database, OpenError> {
+fn glass(path: &Path, pace: &backup::Pace) -> Result<Database, OpenError> {
     let failed = |cause: String| OpenError::Failed { path: path.to_owned(), cause };
     let file = std::fs::File::open(path).map_err(|e| failed(e.to_string()))?;
     if !file.metadata().is_ok_and(|m| m.is_file() && m.len() > 0) {
@@ -336,7 +350,7 @@ fn glass(path: &Path) -> Result<Database, OpenError> {
         redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
         other => failed(other.to_string()),
     };
-    let glass = medium::Glass::new(file).map_err(refused)?;
+    let glass = medium::Paced { medium: medium::Glass::new(file).map_err(refused)?, pace: pace.clone() };
     Database::builder().set_cache_size(64 << 20).create_with_backend(glass).map_err(refused)
 }
 

@@ -1,15 +1,23 @@
 //! A backup is worth what can be restored from it: on an empty machine, from a file and a key, and never by halves.
 
+mod restoring;
+mod schedule;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blockremote::app::backup::schedule::{Keeper, Parts, status};
+use blockremote::app::backup::archive::{self, Manifest};
+use blockremote::app::backup::keep::{Kept, Owner};
+use blockremote::app::backup::schedule::{JOB_MAX, Keeper, Parts};
+use blockremote::app::backup::status::status;
 use blockremote::app::place::Place as Folders;
-use blockremote::crypto::vault::PrivateKey;
+use blockremote::crypto::SealingKey;
+use blockremote::crypto::vault::{PrivateKey, Recipients};
 use blockremote::domains::audit::Action;
-use blockremote::kernel::Random;
+use blockremote::kernel::{Random, Timestamp, files};
+use blockremote::store::backup::{Pace, Summary};
 use blockremote::testkit::{Fault, Folder, Server, text};
 use serde_json::Value;
 
@@ -122,6 +130,19 @@ fn a_backup_that_is_not_whole_overwrites_nothing_and_says_why() -> Done {
     drop(db);
     let (_, stderr) = place.ends(&["restore", &plain.display().to_string(), "--force"], 3);
     assert!(stderr.contains("schema version 99") && stderr.contains("newer version"), "{stderr}");
+    // The same in an envelope that is sound and opens.
+    let sealed = place.path("newer.redb.age");
+    let summary = Summary { rows: 0, bytes: std::fs::metadata(&plain)?.len() };
+    let sealing = SealingKey::from_text(&std::fs::read_to_string(place.path("certs/sealing.key"))?, "the file")?;
+    let pace = Pace::full();
+    let manifest = Manifest::of(&plain, summary, Vec::new(), &sealing, Timestamp::EPOCH, &pace)?;
+    let mut out = Recipients::parse(&[public])?.encrypt(files::create_private(&sealed)?)?;
+    manifest.write(&mut out)?;
+    archive::pump(std::fs::File::open(&plain)?, &mut out, &pace)?;
+    out.finish()?;
+    let sealed = sealed.display().to_string();
+    let (_, stderr) = place.ends(&["restore", &sealed, "--identity", &identity, "--force"], 3);
+    assert!(stderr.contains("schema version 99") && stderr.contains("newer version"), "{stderr}");
     assert!(std::fs::read(place.data())? == data);
     nothing_but(&place, &["blockremote.redb"])
 }
@@ -150,18 +171,29 @@ fn keeper(server: &Server, change: impl FnOnce(&mut blockremote::config::Config)
     let mut config = server.config().clone();
     change(&mut config);
     let sealing = Folders::of(&config).sealing_key()?.ok_or("no sealing key")?;
-    let parts = Parts {
+    Ok(Keeper::new(&config, Parts { sealing: Arc::new(sealing), ..parts(server) })?)
+}
+
+fn parts(server: &Server) -> Parts {
+    Parts {
         services: Arc::clone(&server.app().services),
-        sealing: Arc::new(sealing),
+        sealing: Arc::new(SealingKey::generate(&Random::System)),
         clock: server.clock.clone(),
         random: Random::System,
         metrics: None,
-    };
-    Ok(Keeper::new(&config, parts)?)
+        machine: Arc::new(server.machine.clone()),
+        strain: Arc::default(),
+        job_max: JOB_MAX,
+    }
 }
 
-fn backups_in(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
-    Ok(blockremote::app::backup::keep::list(folder)?)
+fn owner(server: &Server) -> Result<Owner, Fault> {
+    Ok(Owner::of(server.app().services.audit.name()?))
+}
+
+/// The appliance's own backups, the newest first.
+fn backups_in(server: &Server, folder: &Path) -> Result<Vec<Kept>, Fault> {
+    Ok(owner(server)?.list(folder, server.clock.now())?)
 }
 
 async fn actions(server: &Server) -> Result<Vec<Action>, Fault> {
@@ -183,31 +215,32 @@ async fn backups_are_made_tried_and_kept_by_themselves_and_silence_is_an_alarm()
         c.backup.drill_identity_file = Some(identity.into());
         (c.backup.keep_hourly, c.backup.keep_daily, c.backup.keep_monthly) = (2, 0, 0);
     })?;
-    keeper.round(&place).await?;
+    keeper.round().await?;
     let store = server.app().services.store.clone();
     let known = status(&store).await?;
     let drilled = known.drilled.ok_or("nothing was tried")?.1;
     assert!(drilled.rows > 10 && drilled.entries > 0 && drilled.samples > 1, "{drilled:?}");
-    keeper.round(&place).await?;
-    assert_eq!(backups_in(&place)?.len(), 1, "the next one is not due");
+    keeper.round().await?;
+    assert_eq!(backups_in(&server, &place)?.len(), 1, "the next one is not due");
     for _ in 0..3 {
         server.clock.advance(Duration::from_secs(3_600));
-        keeper.round(&place).await?;
+        keeper.round().await?;
     }
-    assert_eq!(backups_in(&place)?.len(), 2, "the older ones went");
+    assert_eq!(backups_in(&server, &place)?.len(), 2, "the older ones went");
     let done = actions(&server).await?;
     assert!(done.contains(&Action::BackupCreated) && done.contains(&Action::BackupDrillPassed), "{done:?}");
 
     // From now on every one is damaged, and no new one can be written.
-    for file in backups_in(&place)? {
-        let bytes = std::fs::read(&file)?;
-        std::fs::write(&file, bytes.get(..bytes.len() / 2).unwrap_or_default())?;
+    for kept in backups_in(&server, &place)? {
+        let bytes = std::fs::read(&kept.path)?;
+        std::fs::write(&kept.path, bytes.get(..bytes.len() / 2).unwrap_or_default())?;
     }
     assert!(keeper.drill().await.is_err_and(|e| e.to_string().contains("damaged")));
     std::fs::rename(&place, folder.path().join("gone"))?;
     for _ in 0..2 {
         server.clock.advance(DAY / 2 + Duration::from_secs(60));
-        keeper.round(&place).await?;
+        keeper.round().await?;
+        keeper.alarm().await?;
     }
     let done = actions(&server).await?;
     assert_eq!(done.iter().filter(|a| **a == Action::BackupOverdue).count(), 1, "{done:?}");

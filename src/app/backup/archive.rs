@@ -70,7 +70,7 @@ impl Manifest {
         trees: Vec<Tree>,
         sealing: &SealingKey,
         made_at: Timestamp,
-        pace: &mut Pace,
+        pace: &Pace,
     ) -> Result<Self> {
         let mut hash = Hashing { to: io::sink(), hash: Sha256::new(), bytes: 0 };
         File::open(copy).and_then(|file| pump(file, &mut hash, pace)).map_err(Error::internal)?;
@@ -82,6 +82,14 @@ impl Manifest {
             trees,
             sealing_key: Secret::new(sealing.to_text().as_str()),
         })
+    }
+
+    /// The sealing key that goes with it.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn key(&self) -> Result<SealingKey> {
+        SealingKey::from_text(self.sealing_key.expose(), "the backup").map_err(Error::internal)
     }
 
     /// Writes the two lines.
@@ -100,7 +108,7 @@ impl Manifest {
 ///
 /// # Errors
 /// Those of reader and writer.
-pub fn pump(mut from: impl Read, to: &mut impl Write, pace: &mut Pace) -> io::Result<()> {
+pub fn pump(mut from: impl Read, to: &mut impl Write, pace: &Pace) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
         let n = from.read(&mut chunk)?;
@@ -116,7 +124,7 @@ pub fn pump(mut from: impl Read, to: &mut impl Write, pace: &mut Pace) -> io::Re
 ///
 /// # Errors
 /// A sentence: another format, a newer one, cut, changed.
-pub fn read(mut from: impl Read, to: &mut impl Write, pace: &mut Pace) -> Result<Manifest> {
+pub fn read(mut from: impl Read, to: &mut impl Write, pace: &Pace) -> Result<Manifest> {
     let damaged = |e: &dyn std::fmt::Display| Error::Internal(format!("the backup is damaged: {e}"));
     let mut format = vec![0; FORMAT.len()];
     from.read_exact(&mut format).map_err(|e| damaged(&e))?;

@@ -8,9 +8,12 @@
 
 pub mod archive;
 pub mod drill;
+pub mod due;
 pub mod keep;
+mod keys;
 pub mod restore;
 pub mod schedule;
+pub mod status;
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
@@ -28,8 +31,8 @@ use crate::store::{Snapshot, Store};
 
 /// What a backup is made of.
 pub struct Source<'s> {
-    /// The data file.
-    pub snapshot: &'s Snapshot,
+    /// The data file; given free as soon as it is copied.
+    pub snapshot: Snapshot,
     /// Where it lies: the copy is made beside it, because it needs as much protection.
     pub data: &'s Path,
     /// Goes with it, encrypted.
@@ -67,6 +70,22 @@ impl Drop for Scratch {
     }
 }
 
+/// What the copy of a backup is called beside the data file, and what a trial is restored to.
+const COPY: &str = ".backup.tmp";
+const TRIAL: &str = ".drill.tmp";
+
+/// Removes what a killed process left beside the data file: copies of it in clear. Only where nobody else makes any: at
+/// the start of the appliance, which holds the data file.
+pub fn remove_scratch(data: &Path) {
+    for file in [beside(data, COPY), beside(data, TRIAL), part_path(data)] {
+        match std::fs::remove_file(&file) {
+            Ok(()) => tracing::warn!(file = %file.display(), "an unfinished copy of the data file was removed"),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => tracing::warn!(file = %file.display(), error = %e, "an unfinished copy could not be removed"),
+        }
+    }
+}
+
 /// A name beside the data file.
 fn beside(data: &Path, ending: &str) -> PathBuf {
     let mut name = data.as_os_str().to_owned();
@@ -83,28 +102,31 @@ fn cannot(path: &Path, e: &dyn std::fmt::Display) -> Error {
 ///
 /// # Errors
 /// A sentence: it exists, the disk is full, the copy or its audit log is not sound.
-pub fn make(source: &Source<'_>, to: &Path, pace: &mut Pace) -> Result<Made> {
+pub fn make(source: Source<'_>, to: &Path, pace: &Pace) -> Result<Made> {
     let watch = Stopwatch::start();
     if to.exists() {
         return Err(Error::Internal(format!("{} exists already; choose another name", to.display())));
     }
-    let copy = Scratch(beside(source.data, ".backup.tmp"));
-    let summary = backup::copy(source.snapshot, &copy.0, pace)?;
-    let trees = sound_trees(&copy.0)?;
+    let Source { snapshot, data, sealing, recipients, now } = source;
+    let copy = Scratch(beside(data, COPY));
+    let summary = backup::copy(snapshot, &copy.0, pace)?;
+    let trees = sound_trees(&copy.0, pace)?;
     let part = Scratch(part_path(to));
     match std::fs::remove_file(&part.0) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(cannot(to, &e)),
         _ => {}
     }
-    let encrypted = !source.recipients.is_empty();
+    let encrypted = !recipients.is_empty();
     if encrypted {
-        seal(source, &copy.0, &part.0, archive::Tree::all(&trees), summary, pace)?;
+        let trees = archive::Tree::all(&trees);
+        let manifest = archive::Manifest::of(&copy.0, summary, trees, sealing, now, pace)?;
+        seal(&manifest, recipients, &copy.0, &part.0, pace)?;
     } else {
         let mut out = files::create_private(&part.0).map_err(|e| cannot(to, &e))?;
         let from = File::open(&copy.0).map_err(|e| cannot(&copy.0, &e))?;
         archive::pump(from, &mut out, pace).map_err(|e| cannot(to, &e))?;
-        out.sync_all().map_err(|e| cannot(to, &e))?;
-        let again = backup::check_file(&part.0).map_err(Error::internal)?;
+        out.sync_all().and_then(|()| backup::forget_cached(&part.0)).map_err(|e| cannot(to, &e))?;
+        let again = backup::check_file(&part.0, pace).map_err(Error::internal)?;
         if again != summary {
             return Err(Error::Internal(format!("{} is not what was written: is the medium sound?", to.display())));
         }
@@ -122,20 +144,12 @@ pub fn make(source: &Source<'_>, to: &Path, pace: &mut Pace) -> Result<Made> {
     })
 }
 
-/// Encrypts the copy, syncs, and reads it again with a key of its own.
-fn seal(
-    source: &Source<'_>,
-    copy: &Path,
-    part: &Path,
-    trees: Vec<archive::Tree>,
-    summary: backup::Summary,
-    pace: &mut Pace,
-) -> Result<()> {
-    let manifest = archive::Manifest::of(copy, summary, trees, source.sealing, source.now, pace)?;
+/// Encrypts the copy, syncs, and reads it again from the medium with a key of its own.
+fn seal(manifest: &archive::Manifest, recipients: &Recipients, copy: &Path, part: &Path, pace: &Pace) -> Result<()> {
     let own = PrivateKey::generate();
     let file = files::create_private(part).map_err(|e| cannot(part, &e))?;
     let out = BufWriter::with_capacity(1 << 17, file);
-    let mut out = source.recipients.and(&own).encrypt(out).map_err(|e| cannot(part, &e))?;
+    let mut out = recipients.and(&own).encrypt(out).map_err(|e| cannot(part, &e))?;
     let mut write = || -> std::io::Result<()> {
         manifest.write(&mut out)?;
         archive::pump(File::open(copy)?, &mut out, pace)
@@ -144,14 +158,15 @@ fn seal(
     let mut out = out.finish().map_err(|e| cannot(part, &e))?;
     out.flush().and_then(|()| out.get_ref().sync_all()).map_err(|e| cannot(part, &e))?;
     drop(out);
+    backup::forget_cached(part).map_err(|e| cannot(part, &e))?;
     let written = BufReader::new(File::open(part).map_err(|e| cannot(part, &e))?);
     let opened = own.open(written).map_err(|e| cannot(part, &e))?;
     archive::read(opened, &mut std::io::sink(), pace).map(drop)
 }
 
 /// The logs of a copied data file, none with a fault.
-fn sound_trees(file: &Path) -> Result<Vec<audit::TreeCheck>> {
-    let store = Store::look(file).map_err(Error::internal)?;
+fn sound_trees(file: &Path, pace: &Pace) -> Result<Vec<audit::TreeCheck>> {
+    let store = Store::look_gently(file, pace).map_err(Error::internal)?;
     let trees = audit::check_trees(&store.read()?)?;
     match trees.iter().flat_map(|tree| &tree.faults).next() {
         Some(fault) => Err(Error::Internal(format!("the audit log is not sound: {fault}"))),

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::drill::{Drilled, drill, newest};
-use super::keep::{self, Keep};
+use super::drill::{Drilled, Trial, drill, newest};
+use super::due::{self, Rules};
+use super::keep::{Keep, Owner};
+use super::status::{Status, status};
 use super::{Made, Source, make};
 use crate::config::{self, Config};
 use crate::crypto::SealingKey;
@@ -19,50 +19,18 @@ use crate::domains::tenants::Tenants;
 use crate::kernel::context::Origin;
 use crate::kernel::pool::Pool;
 use crate::kernel::{Clock, Error, Kind, Random, Refusal, Result, Timestamp};
-use crate::observe::Metrics;
+use crate::observe::strain::{Disk, Machine};
+use crate::observe::{Metrics, Strain};
 use crate::store::backup::Pace;
-use crate::store::tables::{Key, META};
-use crate::store::{Row, Store};
 
-/// How often it is asked whether something is due.
+/// How often it is asked whether something is due, and whether there is an alarm.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
-/// Without a trial that succeeded for so long there is an alarm.
-const ALARM_AFTER: Duration = Duration::from_secs(86_400);
-/// From one alarm to the next.
-const ALARM_EVERY: Duration = Duration::from_secs(86_400);
-/// After a failure it is tried again this much later.
-const RETRY_AFTER: Duration = Duration::from_secs(600);
+/// For any one backup or trial, unless it is said otherwise: some hundred gigabytes at half a disk's pace. What takes longer
+/// hangs.
+pub const JOB_MAX: Duration = Duration::from_secs(6 * 3_600);
 /// A data file that is this large, and more than so many times as large as what lives in it, is worth compacting.
 const GROWN_BYTES: u64 = 1 << 30;
 const GROWN_TIMES: u64 = 4;
-
-/// What is remembered over restarts.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Status {
-    /// Since when backups are made by themselves.
-    pub since: Option<Timestamp>,
-    /// The last backup, and when it was made.
-    pub last: Option<(Timestamp, Made)>,
-    /// The last trial that succeeded.
-    pub drilled: Option<(Timestamp, Drilled)>,
-    /// The last failure, until the next success, and when it was.
-    pub failed: Option<(Timestamp, String)>,
-    /// The last alarm.
-    pub alarmed: Option<Timestamp>,
-}
-impl Row for Status {}
-
-fn place() -> Key {
-    Key::new().text("backup_status")
-}
-
-/// What the data file says of its backups.
-///
-/// # Errors
-/// When it cannot be read.
-pub async fn status(store: &Store) -> Result<Status> {
-    store.read_with(|snapshot| Ok(snapshot.get(META, place())?.unwrap_or_default())).await
-}
 
 /// Makes backups of a running appliance. One at a time, on a thread that comes after all others.
 pub struct Keeper {
@@ -70,10 +38,18 @@ pub struct Keeper {
     sealing: Arc<SealingKey>,
     settings: config::Backup,
     recipients: Recipients,
+    owner: Owner,
     data: PathBuf,
+    /// Of the data file's disk, kept free.
+    spare_bytes: u64,
     clock: Clock,
     random: Random,
     metrics: Option<Arc<Metrics>>,
+    machine: Arc<dyn Machine>,
+    strain: Arc<Strain>,
+    job_max: Duration,
+    started: Timestamp,
+    /// One thread: two backups would write the same copy.
     pool: Pool,
     /// Whoever else wants one waits.
     one: tokio::sync::Mutex<()>,
@@ -81,7 +57,15 @@ pub struct Keeper {
     stop: Arc<AtomicBool>,
 }
 
-/// The threads are waited for when they are dropped: a backup that takes an hour must not keep the appliance from stopping.
+/// Ends what is being made when it goes: a backup that takes an hour must not keep the appliance from stopping.
+struct StopWithMe(Arc<AtomicBool>);
+
+impl Drop for StopWithMe {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 impl Drop for Keeper {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
@@ -100,6 +84,12 @@ pub struct Parts {
     pub random: Random,
     /// Where figures go; `None` on a stopped appliance.
     pub metrics: Option<Arc<Metrics>>,
+    /// How much room there is.
+    pub machine: Arc<dyn Machine>,
+    /// How short the appliance runs of it.
+    pub strain: Arc<Strain>,
+    /// For any one backup or trial; usually [`JOB_MAX`].
+    pub job_max: Duration,
 }
 
 impl Keeper {
@@ -115,27 +105,71 @@ impl Keeper {
                   backup.unencrypted = true",
             ));
         }
-        let Parts { services, sealing, clock, random, metrics } = parts;
-        let data = config.paths.data.clone();
-        let pool = Pool::for_this_machine("backup", 4, "A backup is being made already. Try again when it is done.")?;
-        let one = tokio::sync::Mutex::new(());
+        let Parts { services, sealing, clock, random, metrics, machine, strain, job_max } = parts;
         Ok(Self {
+            owner: Owner::of(services.audit.name()?),
             services,
             sealing,
             settings,
             recipients,
-            data,
+            data: config.paths.data.clone(),
+            spare_bytes: config.machine.disk.read_only_bytes,
+            started: clock.now(),
             clock,
             random,
             metrics,
-            pool,
-            one,
+            machine,
+            strain,
+            job_max,
+            pool: Pool::of_one("backup", 4, "A backup is being made already. Try again when it is done.")?,
+            one: tokio::sync::Mutex::new(()),
             stop: Arc::default(),
         })
     }
 
-    /// Makes a backup now: at `to`, or by its name in the configured directory. Further recipients may be named; without any,
-    /// `unencrypted` must say that it may lie in clear.
+    /// Runs one piece of work when its turn comes, on a thread where waiting for a disk harms nobody. What takes too long is
+    /// told to end, and is not waited for: a folder on another machine may never answer.
+    async fn job<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Pace) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let _turn = self.one.lock().await;
+        let given_up = Arc::new(AtomicBool::new(false));
+        let (stop, late, strain) = (Arc::clone(&self.stop), Arc::clone(&given_up), Arc::clone(&self.strain));
+        let halt = move || {
+            if stop.load(Ordering::Acquire) {
+                Some("the appliance is stopping")
+            } else if late.load(Ordering::Acquire) {
+                Some("it took too long and was given up")
+            } else if strain.disk() != Disk::Ample {
+                Some("the disk of the data file is nearly full: it was ended to leave the appliance its room")
+            } else {
+                None
+            }
+        };
+        let pace = Pace::gentle(Arc::new(halt));
+        match tokio::time::timeout(self.job_max, self.pool.run(move || work(&pace))).await {
+            Ok(done) => done.and_then(|done| done),
+            Err(_) => {
+                given_up.store(true, Ordering::Release);
+                Err(Error::Internal(format!(
+                    "{what} took longer than {} s and was given up: does the folder of backups answer, and the disk?",
+                    self.job_max.as_secs()
+                )))
+            }
+        }
+    }
+
+    /// Asks whether there is room for `wanted` bytes beside the data file.
+    fn room(&self) -> impl Fn(u64) -> Result<()> + Send + 'static {
+        let (machine, strain, spare) = (Arc::clone(&self.machine), Arc::clone(&self.strain), self.spare_bytes);
+        let folder = folder_of(&self.data);
+        move |wanted| due::room(machine.disk_free_bytes(&folder), strain.disk(), wanted, spare).map_err(Error::Internal)
+    }
+
+    /// Makes a backup now: at `to`, or by its own name in that folder, or in the configured one. Further recipients may be
+    /// named; without any, `unencrypted` must say that it may lie in clear.
     ///
     /// # Errors
     /// A refusal that says what is missing, or why it failed; then it is remembered, too.
@@ -151,28 +185,54 @@ impl Keeper {
                     .to_owned(),
             ));
         }
-        let now = self.clock.now();
-        let to = match (to, &self.settings.directory) {
+        let to = match (to, self.folder()?) {
             (Some(to), _) if !to.is_absolute() => {
                 return Err(Error::internal("the name of the backup must be absolute"));
             }
             (Some(to), _) => to,
-            (None, Some(folder)) => {
-                std::path::absolute(folder).map_err(Error::internal)?.join(keep::name(now, !recipients.is_empty()))
-            }
+            (None, Some(folder)) => folder,
             (None, None) => return Err(refused("Name a file, or set backup.directory.".to_owned())),
         };
-        let _turn = self.one.lock().await;
-        let store = self.services.store.clone();
-        let (sealing, data, stop) = (Arc::clone(&self.sealing), self.data.clone(), Arc::clone(&self.stop));
-        let work = move || {
-            let snapshot = store.read()?;
-            let source = Source { snapshot: &snapshot, data: &data, sealing: &sealing, recipients: &recipients, now };
-            make(&source, &to, &mut Pace::gentle(stop))
+        let now = self.clock.now();
+        let live = status(&self.services.store).await?.last.map(|(_, made)| made.live_bytes);
+        let (store, data, room, own) = (self.services.store.clone(), self.data.clone(), self.room(), self.folder()?);
+        let (sealing, owner, keep) = (Arc::clone(&self.sealing), self.owner.clone(), self.keep());
+        let work = move |pace: &Pace| {
+            let scheduled = own.as_ref() == Some(&to);
+            let folder = to.clone();
+            if scheduled {
+                let unfinished = owner.unfinished(&folder);
+                let unfinished = unfinished.map_err(|e| Error::Internal(format!("{}: {e}", folder.display())))?;
+                remove(unfinished, "an unfinished backup");
+            }
+            let to = if to.is_dir() || scheduled { to.join(owner.file_name(now, !recipients.is_empty())) } else { to };
+            let file_bytes = std::fs::metadata(&data).map_or(0, |m| m.len());
+            let copied = due::expected_bytes(file_bytes, live);
+            // On the same disk there is the backup beside the copy, for a while.
+            room(if same_disk(&data, &to) { copied.saturating_mul(2) } else { copied })?;
+            let source =
+                Source { snapshot: store.read()?, data: &data, sealing: &sealing, recipients: &recipients, now };
+            drop(store);
+            let made = make(source, &to, pace)?;
+            if scheduled {
+                let old = owner.list(&folder, now).map(|all| super::keep::to_remove(&all, keep));
+                remove(old.unwrap_or_default(), "an old backup");
+            }
+            Ok(made)
         };
-        let made = self.pool.run(work).await.and_then(|made| made);
+        let made = self.job("the backup", work).await;
         self.note_backup(&made).await?;
         made
+    }
+
+    /// The configured folder, from the root on.
+    fn folder(&self) -> Result<Option<PathBuf>> {
+        self.settings.directory.as_ref().map(std::path::absolute).transpose().map_err(Error::internal)
+    }
+
+    const fn keep(&self) -> Keep {
+        let config::Backup { keep_hourly: hourly, keep_daily: daily, keep_monthly: monthly, .. } = self.settings;
+        Keep { hourly, daily, monthly }
     }
 
     /// Tries the newest backup out.
@@ -180,77 +240,84 @@ impl Keeper {
     /// # Errors
     /// Why it could not be restored; then it is remembered, too.
     pub async fn drill(&self) -> Result<Drilled> {
-        let folder = self.settings.directory.clone().ok_or_else(|| refused("Set backup.directory.".to_owned()))?;
-        let (file, data) = (self.settings.drill_identity_file.clone(), self.data.clone());
-        let stop = Arc::clone(&self.stop);
-        let _turn = self.one.lock().await;
-        let work = move || {
+        let folder = self.folder()?.ok_or_else(|| refused("Set backup.directory.".to_owned()))?;
+        let (file, data, room) = (self.settings.drill_identity_file.clone(), self.data.clone(), self.room());
+        let (sealing, owner, now) = (Arc::clone(&self.sealing), self.owner.clone(), self.clock.now());
+        let policy = *self.services.signals.policy();
+        let work = move |pace: &Pace| {
             let identity = file.as_deref().map(PrivateKey::read).transpose().map_err(Error::internal)?;
-            drill(&newest(&folder, identity.is_some())?, &data, identity.as_ref(), &mut Pace::gentle(stop))
+            let kept = newest(&owner, &folder, identity.is_some(), now)?;
+            room(std::fs::metadata(&kept.path).map_or(0, |m| m.len()))?;
+            let trial = Trial {
+                backup: &kept.path,
+                data: &data,
+                identity: identity.as_ref(),
+                sealing: &sealing,
+                policy: &policy,
+            };
+            let drilled = drill(&trial, pace)?;
+            // A backup in clear says nothing of when it was made, but its name does.
+            Ok(Drilled { made_at: drilled.made_at.or(Some(kept.made_at)), ..drilled })
         };
-        let drilled = self.pool.run(work).await.and_then(|drilled| drilled);
+        let drilled = self.job("the trial", work).await;
         self.note_drill(&drilled).await?;
         drilled
     }
 
-    /// Makes backups, tries them and raises the alarm, again and again.
+    /// Makes backups, tries them and raises the alarm, again and again. The alarm waits for neither: what hangs is what it is
+    /// for.
     pub async fn run(self: Arc<Self>) {
-        let Some(folder) = self.settings.directory.clone() else { return };
-        loop {
-            if let Err(e) = self.round(&folder).await {
-                tracing::error!(error = %e, "backups could not be looked after; it is tried again");
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+        // Backups that an operator asked for end with the appliance, too.
+        let _stop = StopWithMe(Arc::clone(&self.stop));
+        if self.settings.directory.is_none() {
+            return std::future::pending().await;
         }
+        let work = async {
+            loop {
+                if let Err(e) = self.round().await {
+                    tracing::error!(error = %e, "backups could not be looked after; it is tried again");
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let watch = async {
+            loop {
+                if let Err(e) = self.alarm().await {
+                    tracing::error!(error = %e, "it could not be seen how backups stand; it is tried again");
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::join!(work, watch);
     }
 
     /// Does what is due.
     ///
     /// # Errors
     /// Those of the store; what a backup has to say is logged and remembered.
-    pub async fn round(&self, folder: &Path) -> Result<()> {
-        let mut status = status(&self.services.store).await?;
+    pub async fn round(&self) -> Result<()> {
+        let rules = Rules::of(&self.settings);
         let now = self.clock.now();
-        if status.since.is_none() {
+        let found = status(&self.services.store).await?;
+        if due::past(found.since, now).is_none() {
             self.change(None, move |status| status.since = Some(now)).await?;
-            status.since = Some(now);
         }
-        let resting = status.failed.as_ref().is_some_and(|(at, _)| now < at.plus(RETRY_AFTER));
-        let due = |last: Option<Timestamp>, every| last.is_none_or(|at| now >= at.plus(every));
-        if !resting && due(status.last.as_ref().map(|(at, _)| *at), self.settings.every) {
+        if due::backup_due(&rules, &found.marks(None), now) {
             match self.backup(None, &[], false).await {
-                Ok(made) => {
-                    self.prune(folder);
-                    self.watch_growth(made.live_bytes);
-                }
+                Ok(made) => self.watch_growth(made.live_bytes),
                 Err(e) => tracing::error!(error = %e, "no backup could be made; the appliance goes on"),
             }
         }
-        let every = self.settings.drill_every;
-        let can = self.settings.drill_identity_file.is_some() || self.recipients.is_empty();
-        if !resting && can && !every.is_zero() && due(status.drilled.as_ref().map(|(at, _)| *at), every) {
+        let found = status(&self.services.store).await?;
+        if due::trial_due(&rules, &found.marks(None), now) {
             match self.drill().await {
                 Ok(d) => {
-                    tracing::info!(file = %d.file.display(), took_ms = d.took_ms, "a backup was restored for trial")
+                    tracing::info!(file = %d.file.display(), took_ms = d.took_ms, "a backup was restored for trial");
                 }
                 Err(e) => tracing::error!(error = %e, "the newest backup could not be restored for trial"),
             }
         }
-        self.alarm().await
-    }
-
-    fn prune(&self, folder: &Path) {
-        let keep = Keep {
-            hourly: self.settings.keep_hourly,
-            daily: self.settings.keep_daily,
-            monthly: self.settings.keep_monthly,
-        };
-        let unfinished = keep::unfinished(folder).unwrap_or_default();
-        for old in keep::to_remove(&keep::list(folder).unwrap_or_default(), keep).into_iter().chain(unfinished) {
-            if let Err(e) = std::fs::remove_file(&old) {
-                tracing::warn!(file = %old.display(), error = %e, "an old backup could not be removed");
-            }
-        }
+        Ok(())
     }
 
     fn watch_growth(&self, live_bytes: u64) {
@@ -264,27 +331,30 @@ impl Keeper {
         }
     }
 
-    /// Says so, everywhere, when no trial succeeded for a day.
-    async fn alarm(&self) -> Result<()> {
+    /// Says so, everywhere, when no backup was made, or none restored for trial, for too long.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn alarm(&self) -> Result<()> {
         let status = status(&self.services.store).await?;
-        let now = self.clock.now();
-        let good = status.drilled.as_ref().map(|(at, _)| *at).max(status.since).unwrap_or(now);
-        let overdue = !self.settings.drill_every.is_zero() && now >= good.plus(ALARM_AFTER);
+        let (rules, now) = (Rules::of(&self.settings), self.clock.now());
+        let overdue = due::overdue(&rules, &status.marks(Some(self.started)), now);
+        let drilled = status.drilled.as_ref().filter(|_| rules.has_trials());
         self.figures(|f| {
             let seconds = |at: Option<Timestamp>| at.map_or(0, |at| u64::try_from(at.as_secs()).unwrap_or(0));
             f.scheduled = true;
-            f.overdue = overdue;
+            f.tried = rules.has_trials();
+            f.overdue = overdue.is_some();
             f.last_s = seconds(status.last.as_ref().map(|(at, _)| *at));
-            f.drilled_s = seconds(status.drilled.as_ref().map(|(at, _)| *at));
-            f.drill_ms = status.drilled.as_ref().map_or(0, |(_, d)| d.took_ms);
+            f.drilled_s = seconds(drilled.map(|(at, _)| *at));
+            f.drill_ms = drilled.map_or(0, |(_, d)| d.took_ms);
             f.bytes = status.last.as_ref().map_or(0, |(_, made)| made.bytes);
             f.live_bytes = status.last.as_ref().map_or(0, |(_, made)| made.live_bytes);
         });
-        if !overdue || status.alarmed.is_some_and(|at| now < at.plus(ALARM_EVERY)) {
-            return Ok(());
-        }
-        let why = status.failed.map_or_else(|| "none was tried".to_owned(), |(_, why)| why);
-        tracing::error!(why, "no backup was restored for trial for a day; if this machine breaks now, data are lost");
+        let Some(overdue) = overdue.filter(|_| due::alarm_due(&status.marks(None), now)) else { return Ok(()) };
+        let last = status.failure().map_or("no try has ended since", |(_, why)| why);
+        let why = format!("{}: {last}", overdue.words());
+        tracing::error!(why, "backups are overdue; if this machine breaks now, data are lost");
         let entry = NewEntry::new(Action::BackupOverdue, &Origin::system()).level(ThreatLevel::High).reason(why);
         self.change(Some(entry), move |status| status.alarmed = Some(now)).await
     }
@@ -302,28 +372,21 @@ impl Keeper {
                 let why = format!("{name}: {} rows, {} bytes, {how}; read again and sound", made.rows, made.bytes);
                 let entry = NewEntry::new(Action::BackupCreated, &Origin::system()).reason(why);
                 let made = made.clone();
-                // Where no key lies here for later trials, this is the trial: it was opened again and is what was checked.
-                let proven = made.encrypted && self.settings.drill_identity_file.is_none();
-                let by_itself = self
-                    .settings
-                    .directory
-                    .as_ref()
-                    .is_some_and(|d| made.file.parent().is_some_and(|p| p.ends_with(d)));
+                // One that somebody had made elsewhere is not what the schedule looks after.
+                let folder = self.folder()?;
+                let scheduled = folder.as_deref().is_none_or(|folder| made.file.parent() == Some(folder));
                 self.change(Some(entry), move |status| {
-                    status.failed = None;
-                    if proven && by_itself {
-                        let (rows, took_ms) = (made.rows, made.took_ms);
-                        let file = made.file.clone();
-                        status.drilled =
-                            Some((now, Drilled { file, rows, entries: 0, checkpoints: 0, samples: 0, took_ms }));
-                    }
-                    if by_itself {
+                    if scheduled {
+                        status.failed = None;
                         status.last = Some((now, made.clone()));
                     }
                 })
                 .await
             }
-            Err(e) => self.note_failure(Action::BackupFailed, e, now).await,
+            Err(e) => {
+                let failed = (now, e.to_string());
+                self.note_failure(Action::BackupFailed, e, move |status| status.failed = Some(failed.clone())).await
+            }
         }
     }
 
@@ -332,27 +395,36 @@ impl Keeper {
         match drilled {
             Ok(d) => {
                 let name = d.file.display();
+                let max_age = Rules::of(&self.settings).backup_max_age();
+                let fresh = d.made_at.is_none_or(|made_at| now < made_at.plus(max_age));
+                let old = if fresh { "" } else { "; but it is an old one: a newer one is wanted" };
                 let why = format!(
-                    "{name}: {} rows, {} log entries, {} checkpoints agree, {} ms",
-                    d.rows, d.entries, d.checkpoints, d.took_ms
+                    "{name}: {} rows, {} log entries, {} checkpoints agree, {} of {} recomputed decisions are the same, {} ms{old}",
+                    d.rows, d.entries, d.checkpoints, d.same, d.decisions, d.took_ms
                 );
                 let entry = NewEntry::new(Action::BackupDrillPassed, &Origin::system()).reason(why);
                 let d = d.clone();
                 self.change(Some(entry), move |status| {
-                    status.failed = None;
-                    status.drilled = Some((now, d.clone()));
+                    status.drill_failed = None;
+                    // That an old backup can be restored says nothing of those that are made, or not made, now.
+                    if fresh {
+                        status.drilled = Some((now, d.clone()));
+                    }
                 })
                 .await
             }
-            Err(e) => self.note_failure(Action::BackupDrillFailed, e, now).await,
+            Err(e) => {
+                let failed = (now, e.to_string());
+                let note = move |status: &mut Status| status.drill_failed = Some(failed.clone());
+                self.note_failure(Action::BackupDrillFailed, e, note).await
+            }
         }
     }
 
-    async fn note_failure(&self, action: Action, e: &Error, now: Timestamp) -> Result<()> {
-        let why = e.to_string();
+    async fn note_failure(&self, action: Action, e: &Error, note: impl Fn(&mut Status) + Send + 'static) -> Result<()> {
         self.figures(|f| f.failures += 1);
-        let entry = NewEntry::new(action, &Origin::system()).level(ThreatLevel::Medium).reason(why.clone());
-        self.change(Some(entry), move |status| status.failed = Some((now, why.clone()))).await
+        let entry = NewEntry::new(action, &Origin::system()).level(ThreatLevel::Medium).reason(e.to_string());
+        self.change(Some(entry), note).await
     }
 
     fn figures(&self, change: impl FnOnce(&mut crate::observe::BackupFigures)) {
@@ -366,9 +438,7 @@ impl Keeper {
         let tenant = self.services.store.read_with(Tenants::first).await?.map(|tenant| tenant.id);
         let (clock, random) = (self.clock.clone(), self.random.clone());
         let write = move |tx: &mut crate::store::Tx<'_>| {
-            let mut status: Status = tx.get(META, place())?.unwrap_or_default();
-            change(&mut status);
-            tx.put(META, place(), &status)?;
+            Status::change(tx, &change)?;
             if let (Some(entry), Some(tenant)) = (&entry, tenant) {
                 audit::append(tx, tenant, clock.now(), &random, entry)?;
             }
@@ -380,4 +450,23 @@ impl Keeper {
 
 fn refused(detail: String) -> Error {
     Refusal::new(Kind::Conflict, "refused", detail).into()
+}
+
+fn folder_of(file: &Path) -> PathBuf {
+    file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new(".")).to_owned()
+}
+
+/// Whether both files lie on one file system; where that cannot be seen, they might.
+fn same_disk(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |file: &Path| std::fs::metadata(folder_of(file)).ok().map(|m| m.dev());
+    device(one) == device(other)
+}
+
+fn remove(files: Vec<PathBuf>, what: &str) {
+    for file in files {
+        if let Err(e) = std::fs::remove_file(&file) {
+            tracing::warn!(file = %file.display(), error = %e, "{what} could not be removed");
+        }
+    }
 }

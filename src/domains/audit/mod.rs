@@ -30,7 +30,7 @@ pub use events::{Event, is_pattern, takes_in};
 pub use list::{Filter, Page, entry_at, find_newest, first_since};
 pub use model::{Action, Entry, NewEntry, ThreatLevel};
 pub use serve::{Consistency, Inclusion};
-pub use signing::{Restored, last_checkpoints};
+pub use signing::{Restored, check_signer, last_checkpoints};
 pub use store::{Posted, append, erase_older, posted, visit_events};
 
 use crate::crypto::SealingKey;
@@ -98,6 +98,14 @@ impl Audit {
 
     fn signer(&self) -> Result<&Signer> {
         self.signer.get().ok_or_else(|| Error::internal("the key of the log is not there yet"))
+    }
+
+    /// What the appliance calls itself on notes.
+    ///
+    /// # Errors
+    /// Before [`Self::settle`].
+    pub fn name(&self) -> Result<&str> {
+        Ok(&self.signer()?.name)
     }
 
     /// Entries of `tenant` below the sequence number `before`, newest first; those of one device when one is named.

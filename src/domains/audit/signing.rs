@@ -106,10 +106,7 @@ pub(super) fn settle(
     if let Some(name) = wanted {
         row.name = name.to_owned();
     }
-    let seed = Base64UrlUnpadded::decode_vec(&row.sealed).map_err(Error::internal)?;
-    let seed = sealing.open(SEAL_CONTEXT, &seed).map_err(Error::internal)?;
-    let seed = <&[u8; 32]>::try_from(seed.as_slice()).map_err(|_| Error::internal("the key of the log is damaged"))?;
-    let signer = Signer { key: NoteKey::from_seed(seed).map_err(Error::internal)?, name: row.name.clone() };
+    let signer = Signer { key: open(&row, sealing)?, name: row.name.clone() };
     if made || renamed {
         tx.put(LOG_SIGNER, &place, &row)?;
     }
@@ -126,6 +123,26 @@ pub(super) fn settle(
         }
     }
     Ok(signer)
+}
+
+fn open(row: &SignerRow, sealing: &SealingKey) -> Result<NoteKey> {
+    let seed = Base64UrlUnpadded::decode_vec(&row.sealed).map_err(Error::internal)?;
+    let seed = sealing.open(SEAL_CONTEXT, &seed).map_err(Error::internal)?;
+    let seed = <&[u8; 32]>::try_from(seed.as_slice()).map_err(|_| Error::internal("the key of the log is damaged"))?;
+    NoteKey::from_seed(seed).map_err(Error::internal)
+}
+
+/// Whether this sealing key opens the key of the log in this file, and it is the one that its public half says.
+///
+/// # Errors
+/// That it does not; a file that has none yet is nobody's.
+pub fn check_signer(snapshot: &Snapshot, sealing: &SealingKey) -> Result<()> {
+    let row: Option<SignerRow> = snapshot.get(LOG_SIGNER, Key::new().text("ed25519"))?;
+    let Some(row) = row else { return Ok(()) };
+    if Base64UrlUnpadded::encode_string(&open(&row, sealing)?.public()) == row.public {
+        return Ok(());
+    }
+    Err(Error::internal("the key of the log is not the one that its public half says"))
 }
 
 fn new_signer(sealing: &SealingKey, wanted: Option<&str>, random: &Random) -> Result<SignerRow> {
