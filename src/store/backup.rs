@@ -183,7 +183,7 @@ fn check_pages(path: &Path, pace: &Pace) -> Result<Summary, OpenError> {
 pub fn forget_cached(path: &Path) -> std::io::Result<()> {
     let file = File::open(path)?;
     // Advice is not an order: a file system that does not know it loses the check nothing that it had before.
-    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    let _ = files::forget_cached(&file);
     Ok(())
 }
 

@@ -127,7 +127,9 @@ impl Store {
         let file = files::open_private(path).map_err(|e| failed(e.to_string()))?;
         // After a sync that failed the kernel may hold pages as written that never reached the disk (Rebello et al.,
         // "Can Applications Recover from fsync Failures?", 2020): what is read must be what is there.
-        files::forget_cached(&file).map_err(|e| failed(e.to_string()))?;
+        if let Err(e) = files::forget_cached(&file) {
+            tracing::warn!(error = %e, "what the kernel keeps of the data file in memory could not be dropped");
+        }
         let refused = |e: redb::DatabaseError| match e {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.to_owned()),
             other => failed(other.to_string()),
