@@ -16,6 +16,8 @@ pub struct Place {
     pub data: PathBuf,
     /// Keys and certificates.
     pub certs: PathBuf,
+    /// Where a service takes its sealing key from.
+    service_key: Option<PathBuf>,
 }
 
 /// A new certificate is made when a third of the old one's life is left.
@@ -34,7 +36,8 @@ pub struct ServerFiles {
 impl Place {
     /// The place that the configuration names.
     pub fn of(config: &Config) -> Self {
-        Self { data: config.paths.data.clone(), certs: config.paths.certs.clone() }
+        let service_key = config.paths.sealing_key.clone();
+        Self { data: config.paths.data.clone(), certs: config.paths.certs.clone(), service_key }
     }
 
     /// The CA's certificate, for the clients.
@@ -52,9 +55,14 @@ impl Place {
         self.data.with_extension("sock")
     }
 
-    /// Where the sealing key lies, unless the environment or a systemd credential holds it.
+    /// Where the sealing key lies, unless the environment or a systemd credential holds it: among the other keys, or where
+    /// a service takes it from.
     pub fn sealing_file(&self) -> PathBuf {
-        self.certs.join("sealing.key")
+        let own = self.certs.join("sealing.key");
+        match &self.service_key {
+            Some(file) if !own.exists() && file.exists() => file.clone(),
+            _ => own,
+        }
     }
 
     /// Makes the folders that are missing, for their owner alone.

@@ -11,7 +11,7 @@ use crate::app::backup::drill::Drilled;
 use crate::app::backup::restore::{self, Order};
 use crate::app::control::{self, Ask};
 use crate::app::place::Place;
-use crate::config::{Config, Loaded};
+use crate::config::Config;
 use crate::crypto::hex;
 use crate::crypto::vault::PrivateKey;
 use crate::domains::audit;
@@ -49,14 +49,8 @@ pub(super) fn backup(config: &Config, args: &BackupArgs) -> Outcome {
     Ok(exit::DONE)
 }
 
-/// The file beside the configuration from which a service takes its sealing key as a credential (`LoadCredential`).
-const KEY_BESIDE_CONFIG: &str = "sealing.key";
-
-pub(super) fn restore(loaded: &Loaded, args: &RestoreArgs) -> Outcome {
-    let place = Place::of(&loaded.config);
-    // Outside of the service nothing says where its credential comes from; the packaged units take it from there.
-    let beside = loaded.file.as_ref().map(|file| file.with_file_name(KEY_BESIDE_CONFIG)).filter(|file| file.exists());
-    let sealing_key_file = args.sealing_key_file.clone().or(beside);
+pub(super) fn restore(config: &Config, args: &RestoreArgs) -> Outcome {
+    let place = Place::of(config);
     let identity = args.identity.as_deref().map(PrivateKey::read).transpose();
     let identity = identity.map_err(|e| Failure::Refused(format!("--identity: {e}. Nothing was changed.")))?;
     let from = &args.from;
@@ -66,7 +60,7 @@ pub(super) fn restore(loaded: &Loaded, args: &RestoreArgs) -> Outcome {
     let order = Order {
         from,
         identity: identity.as_ref(),
-        sealing_key_file: sealing_key_file.as_deref(),
+        sealing_key_file: args.sealing_key_file.as_deref(),
         force: args.force,
         clock: &Clock::System,
     };

@@ -113,7 +113,7 @@ fn dispatch(cli: &Cli) -> Outcome {
                 Command::Serve(_) => serve::run(&loaded, &|| load(cli)),
                 Command::Init(args) => init::run(&loaded.config, args.json),
                 Command::Backup(args) => data::backup(&loaded.config, args),
-                Command::Restore(args) => data::restore(&loaded, args),
+                Command::Restore(args) => data::restore(&loaded.config, args),
                 Command::Drill(args) => data::drill(&loaded.config, args.json),
                 Command::Compact(args) => data::compact(&loaded.config, args.json),
                 Command::Verify(args) => data::verify(&loaded.config, args.file.as_deref(), &[], None, args.json),

@@ -32,7 +32,7 @@ impl Config {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let none = Duration::ZERO;
         Self {
-            paths: Paths { data: PathBuf::new(), certs: PathBuf::new() },
+            paths: Paths { data: PathBuf::new(), certs: PathBuf::new(), sealing_key: None },
             http: Http {
                 listen,
                 max_connections: 0,

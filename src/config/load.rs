@@ -104,6 +104,7 @@ impl Config {
                 None => Effective::new(key, key.default.map(|word| key.kind.read_word(word)), Place::Default),
             })
             .collect();
+        config.paths.sealing_key = file.as_ref().map(|file| file.with_file_name("sealing.key"));
         Ok(Loaded { config, file, rows, notes })
     }
 }

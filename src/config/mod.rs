@@ -85,6 +85,9 @@ pub struct Paths {
     pub data: PathBuf,
     /// The directory of keys and certificates.
     pub certs: PathBuf,
+    /// `sealing.key` beside the configuration file: from there a service takes its sealing key as a credential
+    /// (`LoadCredential`), and there a command outside of the service finds it, if its user may read it.
+    pub sealing_key: Option<PathBuf>,
 }
 
 /// The public listener and what every connection must keep to.

@@ -168,7 +168,7 @@ async fn a_replaced_authority_signs_a_certificate_of_its_own() {
 }
 
 fn paths(place: &Place) -> blockremote::config::Paths {
-    blockremote::config::Paths { data: place.data(), certs: place.path("certs") }
+    blockremote::config::Paths { data: place.data(), certs: place.path("certs"), sealing_key: None }
 }
 
 #[derive(Debug)]

@@ -166,7 +166,7 @@ fn a_restore_holds_the_data_file_to_its_end() -> Done {
     let pipe = place.path("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status()?.success());
     let config = blockremote::config::Config {
-        paths: blockremote::config::Paths { data: place.data(), certs: place.path("certs") },
+        paths: blockremote::config::Paths { data: place.data(), certs: place.path("certs"), sealing_key: None },
         ..Default::default()
     };
     let restoring = {
