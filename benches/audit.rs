@@ -22,7 +22,7 @@ fn entries() -> u64 {
 
 /// A server with a long log, all of everyday entries but the very first of them.
 async fn grown() -> Result<(Server, TenantId), Fault> {
-    let server = Server::start().await?;
+    let server = Server::start_with(|config| config.tokens.access_ttl = Duration::from_secs(3_600)).await?;
     let store = &server.app().services.store;
     let tenant = store.read_with(blockremote::domains::tenants::Tenants::first).await?.ok_or("no tenant")?.id;
     let (count, batch) = (entries(), 10_000);
@@ -67,11 +67,13 @@ fn log(c: &mut Criterion) {
 }
 
 /// Heartbeats of one device, one after the other; their times in order.
-async fn beats(server: &Server, count: usize) -> Result<Vec<Duration>, Fault> {
-    let mut device = server.enroll("BR-beats").await.or(server.enroll("BR-beats-2").await)?;
+async fn beats(server: &Server, name: &str, count: usize) -> Result<Vec<Duration>, Fault> {
+    let mut device = server.enroll(name).await?;
     let body = device.calm();
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
+        // Within the rate of a plan.
+        server.clock.advance(Duration::from_millis(600));
         let watch = Stopwatch::start();
         device.beat(&body).await?.success()?;
         times.push(watch.elapsed());
@@ -85,7 +87,7 @@ fn heartbeats_beside_a_backup(_: &mut Criterion) {
     let Ok(runtime) = tokio::runtime::Runtime::new() else { return };
     let measured: Result<_, Fault> = runtime.block_on(async {
         let (server, _) = grown().await?;
-        let alone = beats(&server, 2_000).await?;
+        let alone = beats(&server, "BR-alone", 2_000).await?;
         let store = server.app().services.store.clone();
         let to = server.folder().join("copy.redb");
         let copying = tokio::task::spawn_blocking(move || {
@@ -99,13 +101,16 @@ fn heartbeats_beside_a_backup(_: &mut Criterion) {
                 }
             }
         });
-        let beside = beats(&server, 2_000).await?;
+        let beside = beats(&server, "BR-beside", 2_000).await?;
         copying.await?;
         Ok((alone, beside))
     });
-    if let Ok((alone, beside)) = measured {
-        let p99 = |times: &[Duration]| times.get(times.len() * 99 / 100).copied().unwrap_or_default();
-        eprintln!("heartbeat p99: {:?} alone, {:?} beside a backup", p99(&alone), p99(&beside));
+    match measured {
+        Ok((alone, beside)) => {
+            let p99 = |times: &[Duration]| times.get(times.len() * 99 / 100).copied().unwrap_or_default();
+            eprintln!("heartbeat p99: {:?} alone, {:?} beside a backup", p99(&alone), p99(&beside));
+        }
+        Err(e) => eprintln!("heartbeats were not measured: {e}"),
     }
 }
 

@@ -25,7 +25,9 @@ pub fn start(level: LevelFilter, json: bool, colours: bool, export: Option<&Expo
     let lines = tracing_subscriber::fmt::layer().with_writer(sink).with_ansi(colours).with_target(true);
     let lines = if json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
     // Spans are for the collector: formatting them for lines that do not show them would cost every request that is traced.
-    let filter = filter.and(FilterFn::new(|about| about.target() != TARGET));
+    // Without a hint of its own the second filter would take that of the first away, and everything would be looked at.
+    let lines_only = FilterFn::new(|about| about.target() != TARGET).with_max_level_hint(LevelFilter::TRACE);
+    let filter = filter.and(lines_only);
     let spans = export.map(|export| {
         tracing_opentelemetry::layer()
             .with_tracer(export.tracer())
